@@ -1,0 +1,37 @@
+"""throughtime: recurrent networks whose gradients people can see.
+
+The names below are loaded when first used, so that `throughtime --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Cell": "throughtime.cells.cell",
+    "cells": "throughtime.cells",
+    "unroll": "throughtime.unrolling",
+}
+
+if TYPE_CHECKING:
+    from throughtime import cells
+    from throughtime.cells.cell import Cell
+    from throughtime.unrolling import unroll
+
+__all__ = ["Cell", "cells", "unroll"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'throughtime' has no attribute {name!r}")
+    module = import_module(_HOME[name])
+    value = module if _HOME[name].endswith(f".{name}") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

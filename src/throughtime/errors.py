@@ -1,0 +1,32 @@
+"""What can go wrong, as types: one base error, caught once, in the command line.
+
+Every message says what happened, why, and what to do next, in one or two sentences.
+"""
+
+
+class ThroughtimeError(Exception):
+    """The base of every error this package raises on purpose; the command exits with status 2 on it."""
+
+
+class InputError(ThroughtimeError):
+    """A file or value that a person gave cannot be used; names the file and the row where there is one."""
+
+
+class CellError(ThroughtimeError):
+    """A cell was asked for, defined or called in a way its contract does not allow."""
+
+
+class EngineError(ThroughtimeError):
+    """The engine that was asked for cannot serve this call; says why, and what can."""
+
+
+class FlowError(ThroughtimeError):
+    """A measure of gradient flow is not defined for what it was given."""
+
+
+class TrainingError(ThroughtimeError):
+    """Training cannot start or go on: a non-finite loss, settings that contradict each other."""
+
+
+class CheckpointError(ThroughtimeError):
+    """A checkpoint is absent, damaged, or belongs to another model."""

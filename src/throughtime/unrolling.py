@@ -1,0 +1,42 @@
+"""Runs a cell over time."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from throughtime.cells.cell import Cell, Parameters, State
+from throughtime.engines import Job, Unrolled, choose
+from throughtime.errors import CellError
+
+
+def unroll(
+    cell: Cell,
+    x: Tensor,
+    state: State | None = None,
+    engine: str = "auto",
+    *,
+    lengths: Tensor | None = None,
+    parameters: Parameters | None = None,
+) -> Unrolled:
+    """Run a cell over x (T, B, I), from `state` (zeros if None; each part (B, H)).
+
+    `lengths` (B,) ends sequences early: past its length a sequence's state stays as it was. `parameters` stand in
+    for the cell's own. The result has `.states` (part -> (T, B, H)), `.gates` (gate -> (T, B, H)), `.final` (a
+    State) and `.engine`, the name of the engine that served. Differentiable in x, the state and the parameters.
+
+    Raises CellError if shapes do not fit, EngineError if the engine asked for cannot serve.
+
+    >>> import torch, throughtime as tt
+    >>> result = tt.unroll(tt.cells.make("lstm", 3, 4), torch.zeros(7, 2, 3))
+    >>> result.states["s"].shape, result.final.h.shape
+    (torch.Size([7, 2, 4]), torch.Size([2, 4]))
+    """
+    if x.ndim != 3 or x.shape[-1] != cell.input_size:
+        raise CellError(f"x must be (T, B, {cell.input_size}) for this cell, got {tuple(x.shape)}")
+    start = cell.zero_state(x.shape[1], x) if state is None else state
+    expected = (x.shape[1], cell.hidden_size)
+    if set(start) != set(cell.parts) or any(tuple(part.shape) != expected for part in start.values()):
+        raise CellError(f"the state must have the parts {', '.join(cell.parts)}, each {expected}, got {start}")
+    values = cell.values() if parameters is None else parameters
+    job = Job(cell, values, x, start, lengths)
+    return choose(job, engine).run(job)
