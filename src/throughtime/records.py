@@ -375,8 +375,8 @@ def read(kind: type[_Record], path: Path) -> _Record:
         whole = json.loads(bytes(arrays.pop("record")))
         if whole["kind"] != kind.__name__ or whole["format"] > FORMAT:
             raise InputError(
-                f"{path}: holds a {whole['kind']} of format {whole['format']}, not a {kind.__name__} of format {FORMAT} "
-                "or older; read it with the version of throughtime that wrote it."
+                f"{path}: holds a {whole['kind']} of format {whole['format']}, not a {kind.__name__} of format "
+                f"{FORMAT} or older; read it with the version of throughtime that wrote it."
             )
         return typing.cast(_Record, decode(kind, whole["record"], arrays))
     except FileNotFoundError:

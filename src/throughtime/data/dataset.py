@@ -20,13 +20,15 @@ from throughtime.records import DataCard
 class Batch:
     """Sequences side by side, padded at the end with zeros.
 
-    `y` is one answer for each sequence ((B,) classes, or (B, O) values), or one for each step ((T, B) classes,
-    or (T, B, O) values); then `counted` (T, B) says at which steps it counts (None: at every step under length).
+    `y` is one answer for each sequence ((B,) classes, or (B, O) values), or, with `each_step`, one for each step
+    ((T, B) classes, or (T, B, O) values); then `counted` (T, B) says at which steps it counts (None: at every step
+    under its sequence's length).
     """
 
     x: Tensor  # (T, B) token numbers, int64; or (T, B, I) values, float32
     lengths: Tensor  # (B,) steps, int64
     y: Tensor
+    each_step: bool = False
     counted: Tensor | None = None  # (T, B) bool
 
     @property
@@ -37,15 +39,15 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
         counted = None if self.counted is None else self.counted.to(device)
-        return Batch(self.x.to(device), self.lengths.to(device), self.y.to(device), counted)
+        return Batch(self.x.to(device), self.lengths.to(device), self.y.to(device), self.each_step, counted)
 
     def window(self, start: int, stop: int) -> Batch:
         """Steps start..stop of every sequence (a view); an answer for the whole sequence stays."""
-        each_step = self.y.shape[:2] == self.x.shape[:2]
         return Batch(
             self.x[start:stop],
             (self.lengths - start).clamp(0, stop - start),
-            self.y[start:stop] if each_step else self.y,
+            self.y[start:stop] if self.each_step else self.y,
+            self.each_step,
             None if self.counted is None else self.counted[start:stop],
         )
 
@@ -70,14 +72,29 @@ class Split(Protocol):
         ...
 
 
+class Stream(Split, Protocol):
+    """One long series, or several laid end to end, to be cut; as it is, it answers as `windows` of a default length.
+
+    The answer at each step is the next step, so a series of N steps has N − 1 to learn from.
+    """
+
+    def windows(self, length: int) -> Split:
+        """Consecutive samples of `length` steps each (the last may be shorter): each starts from an empty state."""
+        ...
+
+    def lanes(self, count: int) -> Split:
+        """`count` samples of equal length, each a contiguous stretch of the series, read from start to end."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Sequences to learn from, split, with what is known of them."""
 
     card: DataCard
-    train: Split
+    train: Split  # a Stream if `continues`
     valid: Split
     test: Split
     vocabulary: tuple[str, ...] = ()  # token number -> word; empty if the input is numbers
     answers_each_step: bool = False  # whether `y` has one answer a step
-    continues: bool = False  # whether samples are lanes of one long series, whose state goes on from window to window
+    continues: bool = False  # whether the splits are streams: series to predict step by step

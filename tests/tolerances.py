@@ -1,0 +1,20 @@
+"""How close numbers must come, by dtype, in one place. Relative to the largest magnitude unless said otherwise.
+
+Nothing here is loosened for one test; a test that cannot meet its row has found something.
+"""
+
+import torch
+from torch import Tensor
+
+IDENTITY = {torch.float64: 1e-12, torch.float32: 1e-5}  # two exact ways to the same number: engines, Jacobians, sums
+MEASURE = {torch.float64: 1e-10, torch.float32: 1e-4}  # measures against an independent oracle
+
+
+def close(a: Tensor, b: Tensor, table: dict[torch.dtype, float] = IDENTITY) -> None:
+    """Assert that a and b agree within the table's row for their dtype, relative to the largest magnitude of b."""
+    assert a.shape == b.shape, (a.shape, b.shape)
+    assert a.dtype == b.dtype, (a.dtype, b.dtype)
+    assert torch.isfinite(a).all() and torch.isfinite(b).all()
+    scale = max(float(b.abs().max()), torch.finfo(b.dtype).tiny) if b.numel() else 1.0
+    worst = float((a - b).abs().max()) / scale if b.numel() else 0.0
+    assert worst <= table[b.dtype], f"differs by {worst:.3e} relative, allowed {table[b.dtype]:.0e}"
