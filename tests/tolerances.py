@@ -14,7 +14,8 @@ def close(a: Tensor, b: Tensor, table: dict[torch.dtype, float] = IDENTITY) -> N
     """Assert that a and b agree within the table's row for their dtype, relative to the largest magnitude of b."""
     assert a.shape == b.shape, (a.shape, b.shape)
     assert a.dtype == b.dtype, (a.dtype, b.dtype)
-    assert torch.isfinite(a).all() and torch.isfinite(b).all()
+    assert torch.isfinite(a).all()
+    assert torch.isfinite(b).all()
     scale = max(float(b.abs().max()), torch.finfo(b.dtype).tiny) if b.numel() else 1.0
     worst = float((a - b).abs().max()) / scale if b.numel() else 0.0
     assert worst <= table[b.dtype], f"differs by {worst:.3e} relative, allowed {table[b.dtype]:.0e}"
