@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
+from throughtime.cells.words import Words
 from throughtime.engines import Job, Unrolled, choose
 from throughtime.errors import CellError
 
@@ -22,7 +25,8 @@ def unroll(
 
     `lengths` (B,) ends sequences early: past its length a sequence's state stays as it was. `parameters` stand in
     for the cell's own. The result has `.states` (part -> (T, B, H)), `.gates` (gate -> (T, B, H)), `.final` (a
-    State) and `.engine`, the name of the engine that served. Differentiable in x, the state and the parameters.
+    State) and `.engine`, the name of the engine that served; states and gates answer to the other words a cell has
+    for them too (`Cell.also`). Differentiable in x, the state and the parameters.
 
     Raises CellError if shapes do not fit, EngineError if the engine asked for cannot serve.
 
@@ -39,4 +43,7 @@ def unroll(
         raise CellError(f"the state must have the parts {', '.join(cell.parts)}, each {expected}, got {start}")
     values = cell.values() if parameters is None else parameters
     job = Job(cell, values, x, start, lengths)
-    return choose(job, engine).run(job)
+    result = choose(job, engine).run(job)
+    if not cell.also:
+        return result
+    return replace(result, states=Words(result.states, cell.also), gates=Words(result.gates, cell.also))

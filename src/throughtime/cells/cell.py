@@ -5,6 +5,30 @@ the ports), the row blocks of its weights (`inputs`, `recurrent`), and writes it
 unrolled sequence, the engines, the Jacobians, the paths and the reports are all derived from these.
 
 Dimensions: T steps, B sequences, I inputs, H units, S = len(parts) · H the whole state.
+
+To write a cell, name these and write the equations. Each reading of the previous state gets a port of its own,
+and the one that carries the state on by itself (no weights in between) is always called "carousel":
+
+>>> import torch
+>>> import throughtime as tt
+>>> from throughtime.cells import Cell, Gates, State
+>>> class Leaky(Cell):  # with `class Leaky(Cell, name="leaky")` it is known to tt.cells.make and the command line
+...     '''α_t = σ(U_α x_t + b_α), h_t = (1 − α_t) ⊙ h_{t-1} + α_t ⊙ tanh(U x_t + W h_{t-1} + b).'''
+...
+...     parts = ("h",)
+...     reads = {"carousel": "h", "candidate": "h"}
+...     inputs = ("leak", "candidate")  # U_α and U are the row blocks of weight_ih
+...     recurrent = ("candidate",)  # W is the one row block of weight_hh
+...
+...     def step(self, u, read, W):
+...         a = torch.sigmoid(u.leak)
+...         c = torch.tanh(u.candidate + W.candidate(read.candidate))
+...         return State(h=(1 - a) * read.carousel + a * c), Gates(leak=a)
+>>> result = tt.unroll(Leaky(input_size=3, hidden_size=4), torch.zeros(7, 2, 3))
+>>> result.output.shape, result.gates["leak"].shape
+(torch.Size([7, 2, 4]), torch.Size([7, 2, 4]))
+
+A cell inside this package is one file in this folder, found by being there.
 """
 
 from __future__ import annotations
@@ -18,6 +42,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from throughtime.cells.options import check
 from throughtime.errors import CellError
 
 Parameters = Mapping[str, Tensor]
@@ -100,7 +125,10 @@ class Linear(NamedTuple):
 
 
 class Weights:
-    """W: the recurrent maps by block (`W.forget(h)`), and further parameters by name (`W["weight_ch"]`)."""
+    """W: the recurrent maps by block (`W.forget(h)`), and further parameters by name (`W["weight_ch"]`).
+
+    Iterating gives the names of the blocks.
+    """
 
     __slots__ = ("_maps", "_parameters")
 
@@ -117,6 +145,9 @@ class Weights:
     def __getitem__(self, name: str) -> Tensor:
         return self._parameters[name]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._maps)
+
 
 _KNOWN: dict[str, type[Cell]] = {}
 
@@ -125,8 +156,8 @@ class Cell(nn.Module, ABC):
     """One step of a recurrence, and its parameters in torch.nn's layout.
 
     Parameters: `weight_ih` (len(inputs)·H, I), `weight_hh` (len(recurrent)·H, H), `bias_ih` and `bias_hh` of
-    as many rows, and what `extra` names. A subclass whose options change its ports or blocks sets the
-    attributes of the instance before it calls `super().__init__`.
+    as many rows (less the `unbiased` blocks), and what `extra` names. A subclass whose options change its ports or
+    blocks sets the attributes of the instance before it calls `super().__init__`.
 
     `class Mine(Cell, name="mine")` makes the cell known to `tt.cells.make` and the command line.
     """
@@ -135,6 +166,9 @@ class Cell(nn.Module, ABC):
     reads: Mapping[str, str]  # port -> the part it reads
     inputs: tuple[str, ...]  # row blocks of weight_ih: `u.<block>`
     recurrent: tuple[str, ...] | None = None  # row blocks of weight_hh: `W.<block>(h)`; as inputs if None
+    unbiased: tuple[str, ...] = ()  # those of them without rows in bias_hh: where several add up to one sum
+    clock: Mapping[str, int] = {}  # blocks whose bias sets how long memory lasts: +1 more bias, longer
+    steepest: float | None = None  # γ = sup |φ'|, where h_t = φ(W h_{t-1} + …) is the whole step; else None
     also: ClassVar[Mapping[str, str]] = {}  # other words for gates and parts, as some texts have them
     name: ClassVar[str] = ""
 
@@ -165,6 +199,7 @@ class Cell(nn.Module, ABC):
         self.hidden_size = hidden_size
         self.bias = bias
         self.options = dict(options or {})  # what was chosen, for records; the subclass passes its own on
+        self._check_ports()
         if self.recurrent is None:
             self.recurrent = self.inputs
         for name, shape in self.shapes().items():
@@ -185,6 +220,17 @@ class Cell(nn.Module, ABC):
         """Shapes of parameters beside the weights and biases, by name; read in `step` as `W["name"]`."""
         return {}
 
+    # What follows is for cells whose whole step is h_t = φ(W h_{t-1} + …) and gives the bounds of such a net: with
+    # J_t = D(φ'(a_t)) W, ‖J_t‖ ≤ ‖D(φ'(a_t))‖ ‖W‖ ≤ γ ‖W‖. A cell has all three (`steepest` too) or none.
+
+    def slopes(self, u: Share, read: Read, W: Weights) -> Tensor | None:
+        """φ'(a_t), (B, H), from what `step` gets; None where no one pre-activation makes the state."""
+        return None
+
+    def matrix(self, u: Share, W: Weights) -> Tensor | None:
+        """What multiplies h_{t-1} in that pre-activation: (H, H), or (B, H, H) where it depends on the input."""
+        return None
+
     # -- what follows from it
 
     @property
@@ -203,14 +249,24 @@ class Cell(nn.Module, ABC):
         if self.bias:
             shapes["bias_ih"] = (rows,)
             if recurrent_rows:
-                shapes["bias_hh"] = (recurrent_rows,)
+                shapes["bias_hh"] = (recurrent_rows - len(self.unbiased) * H,)
         return shapes | self.extra()
 
-    def reset_parameters(self) -> None:
-        """Draw every parameter from U(−1/√H, 1/√H), as torch.nn does."""
-        bound = self.hidden_size**-0.5
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+    def spread(self, parameter: str) -> float:
+        """How far from 0 a parameter may start: 1/√H, as in torch.nn."""
+        return self.hidden_size**-0.5
+
+    def reset_parameters(
+        self, parameters: Parameters | None = None, *, generator: torch.Generator | None = None
+    ) -> None:
+        """Draw every parameter (the cell's own, or those given, in place) from U(−spread, spread)."""
+        p = self.values() if parameters is None else parameters
+        for name in self.shapes():
+            nn.init.uniform_(p[name], -self.spread(name), self.spread(name), generator=generator)
+
+    def squares(self, parameters: Parameters) -> tuple[Tensor, ...]:
+        """The recurrent matrices among these parameters, (H, H) each, as views."""
+        return parameters["weight_hh"].split(self.hidden_size) if self.recurrent else ()
 
     def values(self) -> dict[str, Tensor]:
         """The cell's own parameters by name, where no others are given."""
@@ -228,11 +284,11 @@ class Cell(nn.Module, ABC):
         p = self.values() if parameters is None else parameters
         if not self.recurrent:
             return Weights({}, p)
-        n = len(self.recurrent)
+        biased = [block for block in self.recurrent if block not in self.unbiased]
         bias = p.get("bias_hh")
-        biases = bias.chunk(n) if bias is not None else (None,) * n
-        maps = map(Linear, p["weight_hh"].chunk(n), biases)
-        return Weights(dict(zip(self.recurrent, maps, strict=True)), p)
+        biases = dict(zip(biased, bias.chunk(len(biased)), strict=True)) if bias is not None else {}
+        blocks = zip(self.recurrent, p["weight_hh"].chunk(len(self.recurrent)), strict=True)
+        return Weights({block: Linear(weight, biases.get(block)) for block, weight in blocks}, p)
 
     def advance(self, u: Share, state: State, W: Weights) -> tuple[State, Gates]:
         """One step, every port reading its part of `state`."""
@@ -254,6 +310,14 @@ class Cell(nn.Module, ABC):
         """One step on x (B, I), for a loop of one's own; `tt.unroll` runs a whole sequence."""
         state = self.zero_state(x.shape[0], x) if state is None else state
         return self.advance(self.share(x), state, self.weights())[0]
+
+    def _check_ports(self) -> None:
+        unknown = {port: part for port, part in self.reads.items() if part not in self.parts}
+        if unknown:
+            raise CellError(
+                f"{type(self).__name__}: port {next(iter(unknown))!r} reads part {next(iter(unknown.values()))!r}, "
+                f"which the state does not have; its parts are {', '.join(self.parts)}"
+            )
 
     def extra_repr(self) -> str:
         """Sizes and options, as torch.nn's modules print them."""
@@ -283,7 +347,5 @@ def make(name: str, input_size: int, hidden_size: int, **options: Any) -> Cell:
     Raises CellError for an unknown name or an option the cell does not have.
     """
     cls = find(name)
-    try:
-        return cls(input_size, hidden_size, **options)
-    except TypeError as error:
-        raise CellError(f'cell "{name}" does not take these options: {error}') from error
+    check(name, cls, options)
+    return cls(input_size, hidden_size, **options)

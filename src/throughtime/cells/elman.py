@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from throughtime.cells.activations import activation
+from torch import Tensor
+
+from throughtime.cells.activations import Nonlinearity, activation
 from throughtime.cells.cell import Cell, Gates, Read, Share, State, Weights
 
 
@@ -17,11 +19,21 @@ class Elman(Cell, name="elman"):
     reads = {"recurrent": "h"}  # noqa: RUF012
     inputs = ("hidden",)
 
-    def __init__(self, input_size: int, hidden_size: int, *, nonlinearity: str = "tanh", **kwargs: Any) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, *, nonlinearity: Nonlinearity = "tanh", **kwargs: Any
+    ) -> None:
         self.phi = activation(nonlinearity)
+        self.steepest = self.phi.steepest
         super().__init__(input_size, hidden_size, options={"nonlinearity": nonlinearity}, **kwargs)
 
     def step(self, u: Share, read: Read, W: Weights) -> tuple[State, Gates]:
         """The equation above; there is no gate to watch."""
-        h = self.phi.function(u.hidden + W.hidden(read.recurrent))
-        return State(h=h), Gates()
+        return State(h=self.phi.function(u.hidden + W.hidden(read.recurrent))), Gates()
+
+    def slopes(self, u: Share, read: Read, W: Weights) -> Tensor:
+        """φ'(a) of the one pre-activation."""
+        return self.phi.slope(u.hidden + W.hidden(read.recurrent))
+
+    def matrix(self, u: Share, W: Weights) -> Tensor:
+        """W, the same at every step."""
+        return W.hidden.weight

@@ -1,10 +1,10 @@
 """The gated recurrent unit, in its two arrangements."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
-from throughtime.cells.activations import activation
+from throughtime.cells.activations import Bounded, activation
 from throughtime.cells.cell import Cell, Gates, Read, Share, State, Weights
 from throughtime.errors import CellError
 
@@ -22,20 +22,21 @@ class GRU(Cell, name="gru"):
     parts = ("h",)
     reads = {"carousel": "h", "reset": "h", "update": "h", "candidate": "h"}  # noqa: RUF012
     inputs = ("reset", "update", "candidate")
+    clock = {"update": 1}  # noqa: RUF012
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         *,
-        reset: str = "after",
-        candidate: str = "tanh",
+        reset: Literal["after", "before"] = "after",
+        candidate: Bounded = "tanh",
         **kwargs: Any,
     ) -> None:
         if reset not in ("after", "before"):
             raise CellError(f'reset is "after" or "before", got {reset!r}')
         self.before = reset == "before"
-        self.phi = activation(candidate, among=("tanh", "sigmoid"))
+        self.phi = activation(candidate, among=get_args(Bounded))
         super().__init__(input_size, hidden_size, options={"reset": reset, "candidate": candidate}, **kwargs)
 
     def step(self, u: Share, read: Read, W: Weights) -> tuple[State, Gates]:

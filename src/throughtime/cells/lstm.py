@@ -1,13 +1,16 @@
 """Long short-term memory and its variants."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 
-from throughtime.cells.activations import activation
+from throughtime.cells.activations import Bounded, Squash, activation
 from throughtime.cells.cell import Cell, Gates, Read, Share, State, Weights
 from throughtime.errors import CellError
+
+# The words of memory; source: the lectures' notes on deep nets, after Chen's "Exploring LSTMs", 2017.
+MEMORY = {"rem": "forget", "save": "input", "focus": "output", "ltm′": "candidate", "ltm": "s", "wm": "h"}
 
 
 class LSTM(Cell, name="lstm"):
@@ -25,17 +28,15 @@ class LSTM(Cell, name="lstm"):
 
     parts = ("s", "h")
     inputs: tuple[str, ...] = ("input", "forget", "candidate", "output")
-    also: ClassVar = {
-        "rem": "forget", "save": "input", "focus": "output", "ltm′": "candidate", "ltm": "s", "wm": "h",
-    }  # fmt: skip
+    also: ClassVar = MEMORY
 
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         *,
-        candidate: str = "tanh",
-        squash: str = "tanh",
+        candidate: Bounded = "tanh",
+        squash: Squash = "tanh",
         forget_gate: bool = True,
         input_gate: bool = True,
         output_gate: bool = True,
@@ -45,8 +46,8 @@ class LSTM(Cell, name="lstm"):
     ) -> None:
         if coupled and not (input_gate and forget_gate):
             raise CellError("coupled gates tie the input gate to the forget gate, so both must be there")
-        self.phi = activation(candidate, among=("tanh", "sigmoid"))
-        self.psi = activation(squash, among=("tanh", "sigmoid", "identity"))
+        self.phi = activation(candidate, among=get_args(Bounded))
+        self.psi = activation(squash, among=get_args(Squash))
         self.coupled = coupled
         self.peephole = peephole
         here = {
@@ -57,6 +58,10 @@ class LSTM(Cell, name="lstm"):
         }
         self.inputs = tuple(block for block, there in here.items() if there)
         self.reads = {"carousel": "s"} | dict.fromkeys(self.inputs, "h")
+        if "forget" in self.inputs:
+            self.clock = {"forget": 1} | ({"input": -1} if input_gate else {})
+        elif coupled:
+            self.clock = {"input": -1}  # f = 1 − i
         if peephole:
             self.reads |= {f"peephole_{gate}": "s" for gate in ("input", "forget") if gate in self.inputs}
         options = {
