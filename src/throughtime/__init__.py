@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "GRU": "throughtime.modules",
+    "LSTM": "throughtime.modules",
+    "RNN": "throughtime.modules",
     "Cell": "throughtime.cells.cell",
     "cells": "throughtime.cells",
+    "from_torch": "throughtime.modules",
     "unroll": "throughtime.unrolling",
 }
 
 if TYPE_CHECKING:
     from throughtime import cells
     from throughtime.cells.cell import Cell
+    from throughtime.modules import GRU, LSTM, RNN, from_torch
     from throughtime.unrolling import unroll
 
-__all__ = ["Cell", "cells", "unroll"]
+__all__ = ["GRU", "LSTM", "RNN", "Cell", "cells", "from_torch", "unroll"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,37 @@
-"""How a sequence is run. `choose` asks the engines in the order of `ENGINES`; the result names who served."""
+"""How a sequence is run. The engines are asked in order, fastest first; the result names who served."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from throughtime.engines.cudnn import flatten
+from throughtime.engines.layers import LayerByLayer
+from throughtime.engines.native import Native, NativeStack
 from throughtime.engines.reference import Reference
-from throughtime.engines.seam import Engine, Job, Unrolled, unknown
+from throughtime.engines.seam import Engine, Job, Stack, Stacked, StackEngine, Unrolled, unknown
 from throughtime.errors import EngineError
 
-ENGINES: tuple[Engine, ...] = (Reference(),)  # fastest first; the last one always serves
+_REFERENCE = Reference()
 
-__all__ = ["ENGINES", "Engine", "Job", "Unrolled", "choose"]
+ENGINES: tuple[Engine, ...] = (Native(), _REFERENCE)  # the last one always serves
+STACK_ENGINES: tuple[StackEngine, ...] = (NativeStack(), LayerByLayer(_REFERENCE))
+
+__all__ = [
+    "ENGINES",
+    "STACK_ENGINES",
+    "Engine",
+    "Job",
+    "Stack",
+    "StackEngine",
+    "Stacked",
+    "Unrolled",
+    "choose",
+    "choose_stack",
+    "flatten",
+]
+
+_E = TypeVar("_E", Engine, StackEngine)
 
 
 def choose(job: Job, engine: str = "auto") -> Engine:
@@ -14,12 +39,21 @@ def choose(job: Job, engine: str = "auto") -> Engine:
 
     Raises EngineError if there is no such engine, or if the one that was asked for cannot serve.
     """
-    if engine == "auto":
-        return next(candidate for candidate in ENGINES if candidate.why_not(job) is None)
-    for candidate in ENGINES:
-        if candidate.name == engine:
-            reason = candidate.why_not(job)
+    return _first(ENGINES, lambda candidate: candidate.why_not(job), engine)
+
+
+def choose_stack(stack: Stack, engine: str = "auto") -> StackEngine:
+    """As `choose`, for the layers of a module."""
+    return _first(STACK_ENGINES, lambda candidate: candidate.why_not(stack), engine)
+
+
+def _first(engines: Sequence[_E], why_not: Callable[[_E], str | None], asked: str) -> _E:
+    if asked == "auto":
+        return next(candidate for candidate in engines if why_not(candidate) is None)
+    for candidate in engines:
+        if candidate.name == asked:
+            reason = why_not(candidate)
             if reason is not None:
-                raise EngineError(f'engine "{engine}" cannot serve here: {reason} Ask for engine="auto" instead.')
+                raise EngineError(f'engine "{asked}" cannot serve here: {reason} Ask for engine="auto" instead.')
             return candidate
-    raise unknown(engine, [candidate.name for candidate in ENGINES])
+    raise unknown(asked, [candidate.name for candidate in engines])

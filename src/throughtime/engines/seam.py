@@ -1,6 +1,10 @@
 """The seam: what is asked of an engine, and what it answers.
 
-Dimensions: T steps, B sequences, I inputs, H units.
+Two kinds of work: a `Job` is one cell over one batch in one direction; a `Stack` is the layers of a module, in one
+or two directions. A stack engine of its own is worth having where whole stacks are served at once (torch.nn's
+kernels are); every other engine serves stacks through `layers.LayerByLayer`.
+
+Dimensions: T steps, B sequences, I inputs, H units, L layers, D directions, N packed rows (the sum of the lengths).
 """
 
 from __future__ import annotations
@@ -63,6 +67,48 @@ class Engine(ABC):
     @abstractmethod
     def run(self, job: Job) -> Unrolled:
         """Run the job; differentiable with respect to x, the state and the parameters."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The layers of one cell over one batch of sequences, in one direction or both.
+
+    `x` is (T, B, I), or (N, I) packed as in torch's PackedSequence if `batch_sizes` is given; layer l > 0 reads the
+    outputs of both directions side by side.
+    """
+
+    cells: tuple[Cell, ...]  # L, one a layer
+    parameters: tuple[Parameters, ...]  # L·D, in the order layer, direction
+    x: Tensor
+    state: State  # before the first step, each part (L·D, B, H)
+    directions: int = 1  # D
+    batch_sizes: Tensor | None = None  # (T,) on the CPU: how many of the sequences, longest first, still run at step t
+    dropout: float = 0.0  # the probability of zeroing an output of any layer but the last, while training
+    training: bool = False
+    damping: float | None = None  # as in Job, in every layer
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """A stack run over time."""
+
+    output: Tensor  # (T, B, H·D), or (N, H·D) if the stack was packed
+    final: State  # each part (L·D, B, H)
+    engine: str  # the name of the engine that served
+
+
+class StackEngine(ABC):
+    """A way to run a stack. One that cannot serve says why in a sentence, and the next is asked."""
+
+    name: str
+
+    @abstractmethod
+    def why_not(self, stack: Stack) -> str | None:
+        """Why this engine cannot serve the stack, in one sentence; None if it can."""
+
+    @abstractmethod
+    def run(self, stack: Stack) -> Stacked:
+        """Run the stack; differentiable with respect to x, the state and the parameters."""
 
 
 def hold(new: Tensor, old: Tensor, t: int, lengths: Tensor | None) -> Tensor:

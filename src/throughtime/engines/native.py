@@ -1,0 +1,138 @@
+"""torch.nn's own kernels, where the cell is theirs: ATen and oneDNN on the CPU, cuDNN on a GPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import _VF, Tensor
+from torch.autograd import forward_ad
+
+from throughtime.cells.cell import Cell, State
+from throughtime.cells.elman import Elman
+from throughtime.cells.gru import GRU
+from throughtime.cells.lstm import LSTM
+from throughtime.engines.seam import Engine, Job, Stack, Stacked, StackEngine, Unrolled
+
+Kernel = Callable[..., tuple[Tensor, ...]]  # output, then what is left of the state
+
+_KERNELS: dict[str, Kernel] = {
+    "RNN_TANH": _VF.rnn_tanh,
+    "RNN_RELU": _VF.rnn_relu,
+    "LSTM": _VF.lstm,
+    "GRU": _VF.gru,
+}
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_LSTM_AS_TORCHS = {
+    "candidate": "tanh", "squash": "tanh", "forget_gate": True, "input_gate": True, "output_gate": True,
+    "coupled": False, "peephole": False,
+}  # fmt: skip
+
+
+def mode(cell: Cell) -> str | None:
+    """What torch calls the recurrence, if it is one of theirs with these options; a subclass may step differently."""
+    kind, options = type(cell), cell.options
+    if kind is LSTM and options == _LSTM_AS_TORCHS:
+        return "LSTM"
+    if kind is GRU and options == {"reset": "after", "candidate": "tanh"}:
+        return "GRU"
+    if kind is Elman and options["nonlinearity"] in ("tanh", "relu"):
+        return f"RNN_{options['nonlinearity'].upper()}"
+    return None
+
+
+class NativeStack(StackEngine):
+    """Whole stacks through torch.nn's kernels: layers, directions, packed sequences, dropout.
+
+    On the CPU they differentiate twice. cuDNN's do not: ask for engine="reference", or run the forward pass within
+    `torch.backends.cudnn.flags(enabled=False)`.
+    """
+
+    name = "native"
+
+    def why_not(self, stack: Stack) -> str | None:
+        """Cells and calls that torch.nn has no kernel for."""
+        if stack.damping is not None:
+            return _DAMPING
+        sizes = stack.batch_sizes
+        if sizes is not None and len(sizes) > 0 and int(sizes[0]) < stack.state["h"].shape[1]:
+            return "torch.nn's kernels do not run a sequence of length 0."
+        return _why_not(stack.cells[0], stack.x)
+
+    def run(self, stack: Stack) -> Stacked:
+        """One call of the kernel."""
+        weights = [weight for parameters in stack.parameters for weight in parameters.values()]
+        output, final = _call(stack, weights)
+        return Stacked(output, final, self.name)
+
+
+class Native(Engine):
+    """One cell in one direction through torch.nn's kernels, where what they return is all that is asked for."""
+
+    name: ClassVar = "native"
+
+    def why_not(self, job: Job) -> str | None:
+        """As for stacks, and whatever needs the inside of a step."""
+        if job.damping is not None:
+            return _DAMPING
+        if job.lengths is not None:
+            return "torch.nn's kernels put out zeros past a sequence's length, not the state that is held there."
+        if job.inside and type(job.cell) is not Elman:
+            return "torch.nn's kernels do not show the gates and states inside the sequence."
+        return _why_not(job.cell, job.x)
+
+    def run(self, job: Job) -> Unrolled:
+        """One call of the kernel."""
+        stack = Stack((job.cell,), (job.parameters,), job.x, job.state.map(lambda part: part.unsqueeze(0)))
+        output, final = _call(stack, list(job.parameters.values()))
+        return Unrolled(
+            cell=job.cell,
+            states={job.cell.parts[-1]: output},
+            gates={},
+            final=final.map(lambda part: part.squeeze(0)),
+            engine=self.name,
+            initial=job.state,
+        )
+
+
+_DAMPING = "clipping while backpropagating acts at every step, which torch.nn's kernels do not show."
+
+
+def _why_not(cell: Cell, x: Tensor) -> str | None:
+    theirs = mode(cell)
+    if theirs is None:
+        return f'torch.nn has no kernel for the cell "{cell.name}" with these options.'
+    if x.dtype not in _DTYPES:
+        return f"torch.nn's kernels do not take {x.dtype}."
+    if x.shape[0] == 0:
+        return "torch.nn's kernels do not run a sequence of length 0."
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return "torch.nn's kernels do not have the rules that torch.func and forward differentiation need."
+    if theirs == "LSTM" and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        return "torch.nn's LSTM kernel fails under autocast on CPUs without bfloat16 instructions."
+    return None
+
+
+def _call(stack: Stack, weights: list[Tensor]) -> tuple[Tensor, State]:
+    cell = stack.cells[0]
+    kernel = _KERNELS[mode(cell) or ""]
+    # cuDNN keeps what its backward pass needs only in training mode; in evaluation dropout is off by its rate.
+    training = stack.training or (stack.x.is_cuda and torch.is_grad_enabled())
+    dropout = stack.dropout if stack.training else 0.0
+    hidden = (stack.state["h"], stack.state["s"]) if type(cell) is LSTM else stack.state["h"]
+    layout = (cell.bias, len(stack.cells), dropout, training, stack.directions == 2)
+    arguments: tuple[Any, ...]
+    if stack.batch_sizes is None:
+        arguments = (stack.x, hidden, weights, *layout, False)
+    else:
+        arguments = (stack.x, stack.batch_sizes, hidden, weights, *layout)
+    if stack.x.is_cuda:
+        # Parameters that stand in for the module's own lie anywhere; cuDNN copies them, as right and a little slower.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
+            output, *final = kernel(*arguments)
+    else:
+        output, *final = kernel(*arguments)
+    return output, State(s=final[1], h=final[0]) if type(cell) is LSTM else State(h=final[0])
