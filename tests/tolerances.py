@@ -12,6 +12,7 @@ MEASURE = {torch.float64: 1e-10, torch.float32: 1e-4}  # measures against an ind
 
 def close(a: Tensor, b: Tensor, table: dict[torch.dtype, float] = IDENTITY) -> None:
     """Assert that a and b agree within the table's row for their dtype, relative to the largest magnitude of b."""
+    a, b = a.detach(), b.detach()
     assert a.shape == b.shape, (a.shape, b.shape)
     assert a.dtype == b.dtype, (a.dtype, b.dtype)
     assert torch.isfinite(a).all()

@@ -33,6 +33,7 @@ A cell inside this package is one file in this folder, found by being there.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Self
@@ -254,7 +255,7 @@ class Cell(nn.Module, ABC):
 
     def spread(self, parameter: str) -> float:
         """How far from 0 a parameter may start: 1/√H, as in torch.nn."""
-        return self.hidden_size**-0.5
+        return 1.0 / math.sqrt(self.hidden_size)
 
     def reset_parameters(
         self, parameters: Parameters | None = None, *, generator: torch.Generator | None = None
@@ -266,7 +267,7 @@ class Cell(nn.Module, ABC):
 
     def squares(self, parameters: Parameters) -> tuple[Tensor, ...]:
         """The recurrent matrices among these parameters, (H, H) each, as views."""
-        return parameters["weight_hh"].split(self.hidden_size) if self.recurrent else ()
+        return parameters["weight_hh"].chunk(len(self.recurrent)) if self.recurrent else ()
 
     def values(self) -> dict[str, Tensor]:
         """The cell's own parameters by name, where no others are given."""

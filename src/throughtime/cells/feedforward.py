@@ -45,7 +45,7 @@ class FeedForward(Cell, name="feedforward"):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """A weight and a bias for each layer, in place of the recurrent layout."""
         L, H = self.input_size, self.hidden_size
-        weight = {"weight_layers": (L, H) if self.diagonal else (L, H, H)}
+        weight: dict[str, tuple[int, ...]] = {"weight_layers": (L, H) if self.diagonal else (L, H, H)}
         return weight | ({"bias_layers": (L, H)} if self.bias else {})
 
     def spread(self, parameter: str) -> float:
