@@ -16,17 +16,18 @@ _HOME = {
     "RNN": "throughtime.modules",
     "Cell": "throughtime.cells.cell",
     "cells": "throughtime.cells",
+    "data": "throughtime.data",
     "from_torch": "throughtime.modules",
     "unroll": "throughtime.unrolling",
 }
 
 if TYPE_CHECKING:
-    from throughtime import cells
+    from throughtime import cells, data
     from throughtime.cells.cell import Cell
     from throughtime.modules import GRU, LSTM, RNN, from_torch
     from throughtime.unrolling import unroll
 
-__all__ = ["GRU", "LSTM", "RNN", "Cell", "cells", "from_torch", "unroll"]
+__all__ = ["GRU", "LSTM", "RNN", "Cell", "cells", "data", "from_torch", "unroll"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,129 @@
+"""What is to be learned about whole sequences, as classes or as numbers, with the score of the obvious guess."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from throughtime.data.draws import Shares, cut
+from throughtime.errors import InputError
+
+MOST_LABELS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The answers of all rows, and which rows are for what."""
+
+    kind: Literal["classification", "regression"]
+    y: Tensor  # (N,) classes; or (N, O) values
+    rows: tuple[NDArray[np.int64], ...]  # of train, valid, test
+    labels: tuple[str, ...]
+    outputs: int
+    metric: Literal["accuracy", "mse"]
+    baseline: float
+    baseline_is: str
+    notes: tuple[str, ...]
+
+
+def classes(named: Sequence[str], shares: Shares, seed: int, name: str) -> Answers:
+    """One label for each row. `name` is what errors call the source and its column.
+
+    Raises InputError for a single label, far too many, or too few rows to split.
+    """
+    labels = _ordered(set(named))
+    if len(labels) == 1:
+        raise InputError(f'{name}: every row says "{labels[0]}"; to tell sequences apart takes at least two labels.')
+    if len(labels) > MOST_LABELS:
+        raise InputError(
+            f"{name}: {len(labels):,} different labels, more than {MOST_LABELS:,}; this looks like numbers to predict "
+            "(pass it as --target) or an identity, not a label."
+        )
+    number = {label: i for i, label in enumerate(labels)}
+    codes = np.array([number[label] for label in named], dtype=np.int64)
+    rows = cut(codes, shares, seed)
+    _enough(rows, name)
+    train, _, test = rows
+    trained = Counter(codes[train].tolist())
+    if len(trained) < 2:
+        raise InputError(
+            f"{name}: after the split only one label is left in the {len(train)} training rows; give more rows."
+        )
+    guess = max(trained, key=lambda code: (trained[code], -code))
+    unseen = [label for label, code in number.items() if code not in trained]
+    notes = (f"labels that no training row has: {', '.join(unseen[:10])}",) if unseen else ()
+    return Answers(
+        "classification",
+        torch.from_numpy(codes),
+        rows,
+        labels,
+        len(labels),
+        "accuracy",
+        float((codes[test] == guess).mean()),
+        f'always "{labels[guess]}", the commonest label in training; scored on the test split',
+        notes,
+    )
+
+
+def values(
+    y: NDArray[np.float64],
+    names: tuple[str, ...],
+    shares: Shares,
+    seed: int,
+    name: str,
+    standardise: bool,
+    number: Callable[[float], str] = "{:.6g}".format,
+) -> Answers:
+    """Numbers (N, O) for each row, standardised by the training rows unless told otherwise.
+
+    Raises InputError if they are all the same, or too few to split.
+    """
+    rows = cut(np.zeros(len(y), dtype=np.int64), shares, seed)
+    _enough(rows, name)
+    train, _, test = rows
+    mean, spread = moments(y[train])
+    if (y == y[0]).all():
+        raise InputError(f"{name}: every row says {number(float(y[0, 0]))}; there is nothing to predict.")
+    notes: tuple[str, ...] = ()
+    if standardise:
+        y = (y - mean) / spread
+        told = [
+            f"{each} − {number(m)}, divided by {number(s)}"
+            for each, m, s in zip(names, mean.tolist(), spread.tolist(), strict=True)
+        ]
+        notes = (f"answers standardised by the training rows: {'; '.join(told[:8])}{' ...' if len(told) > 8 else ''}",)
+    baseline = float(((y[test] - y[train].mean(axis=0)) ** 2).mean())
+    answer = torch.from_numpy(y.astype(np.float32))
+    said = "always the mean of the training rows; scored on the test split"
+    return Answers("regression", answer, rows, names, y.shape[1], "mse", baseline, said, notes)
+
+
+def moments(x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each column of x (N, I), gaps (NaN) left out; 1 for a column that never varies."""
+    mean = np.nanmean(x, axis=0, dtype=np.float64)
+    spread = np.nanstd(x, axis=0, dtype=np.float64)
+    # Rounding gives a constant column a spread near zero, which must not be divided by.
+    return np.asarray(mean), np.where(spread > 1e-12 * np.maximum(1.0, np.abs(mean)), spread, 1.0)
+
+
+def _ordered(labels: set[str]) -> tuple[str, ...]:
+    """Labels in the order of their numbers if all are whole numbers, else of their letters."""
+    if all(label.removeprefix("-").isdecimal() for label in labels):
+        return tuple(sorted(labels, key=lambda label: (int(label), label)))
+    return tuple(sorted(labels))
+
+
+def _enough(rows: tuple[NDArray[np.int64], ...], name: str) -> None:
+    if min(len(each) for each in rows) == 0:
+        total = sum(len(each) for each in rows)
+        raise InputError(
+            f"{name}: {total} usable rows are too few to share out to train, valid and test; give more rows, or "
+            "other shares (--split)."
+        )

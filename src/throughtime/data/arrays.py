@@ -1,0 +1,146 @@
+"""Sequences of numbers in a `.npz` file: x (N, T, I), y (N,) or (N, O), and lengths (N,) if they differ."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from throughtime.data.answers import Answers, classes, moments, values
+from throughtime.data.assembly import separate
+from throughtime.data.dataset import Dataset
+from throughtime.data.draws import checked
+from throughtime.data.files import File
+from throughtime.data.options import Options
+from throughtime.data.sequences import Pool, plainly
+from throughtime.errors import InputError
+
+FITS = ("split", "standardise")
+
+
+def load(file: File, options: Options) -> Dataset:
+    """Classification if y holds whole numbers, truth values or names; regression if it holds fractions.
+
+    Values are standardised by the training samples. Samples and steps count from 0 in messages.
+    Raises InputError if the file is damaged, holds pickled objects, or its arrays do not fit each other.
+    """
+    options.refuse_all_but(FITS, f"{file.name}, read as arrays,")
+    shares = checked(options.split)
+    arrays = _arrays(file)
+    x = _values(arrays, file.name)
+    count, longest, inputs = x.shape
+    lengths = _lengths(arrays, file.name, count, longest)
+    inside = np.arange(longest) < lengths[:, None]
+    flat = x[inside]
+    _refuse_gaps(flat, lengths, file.name)
+    standardise = options.standardise is not False
+    answers = _answers(arrays, file.name, count, shares, options.seed, standardise)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    notes = [f"arrays left out: {', '.join(rest)}"] if (rest := sorted(set(arrays) - {"x", "y", "lengths"})) else []
+    if arrays["x"].ndim == 2:
+        notes.append("x is (N, T): read as one value a step")
+    if standardise:
+        trained = np.zeros(count, dtype=bool)
+        trained[answers.rows[0]] = True
+        mean, spread = moments(flat[np.repeat(trained, lengths)])
+        flat = (flat - mean) / spread
+        notes.append("values standardised by the training samples")
+    pool = Pool(torch.from_numpy(flat.astype(np.float32)), starts, answers.y, plainly)
+    return separate(
+        pool,
+        answers,
+        name=file.name,
+        step="step",
+        inputs=inputs,
+        digest=file.digest,
+        notes=(*notes, *answers.notes),
+    )
+
+
+def _arrays(file: File) -> dict[str, NDArray[np.generic]]:
+    try:
+        with np.load(io.BytesIO(file.data), allow_pickle=False) as opened:
+            found = {name: opened[name] for name in opened.files}
+    except ValueError as error:
+        if "pickle" in str(error):
+            raise InputError(
+                f"{file.name}: holds pickled Python objects, or is no .npz file at all; loading pickles can run code, "
+                "so it is refused. Save plain arrays with numpy.savez."
+            ) from None
+        raise InputError(f"{file.name}: this .npz file is damaged ({error}); save it again.") from None
+    except (OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error, SyntaxError) as error:
+        raise InputError(f"{file.name}: this .npz file is damaged ({error}); save it again.") from None
+    for name in ("x", "y"):
+        if name not in found:
+            names = ", ".join(sorted(found)) or "nothing"
+            raise InputError(f'{file.name}: there is no array "{name}", only {names}; save x (N, T, I) and y (N,).')
+    return found
+
+
+def _values(arrays: dict[str, NDArray[np.generic]], name: str) -> NDArray[np.float64]:
+    x = arrays["x"]
+    if x.ndim not in (2, 3) or x.dtype.kind not in "biuf":
+        raise InputError(f"{name}: x must hold numbers as (N, T, I), but is {x.dtype} {x.shape}.")
+    x = x[..., None] if x.ndim == 2 else x
+    if 0 in x.shape:
+        raise InputError(f"{name}: x is {x.shape}: there are no {('sequences', 'steps', 'values')[x.shape.index(0)]}.")
+    return x.astype(np.float64)
+
+
+def _lengths(arrays: dict[str, NDArray[np.generic]], name: str, count: int, longest: int) -> NDArray[np.int64]:
+    given = arrays.get("lengths")
+    if given is None:
+        return np.full(count, longest, dtype=np.int64)
+    if given.shape != (count,) or given.dtype.kind not in "iu":
+        raise InputError(
+            f"{name}: lengths must be whole numbers ({count},), one a sequence of x, but is "
+            f"{given.dtype} {given.shape}."
+        )
+    lengths = given.astype(np.int64)
+    wrong = np.flatnonzero((lengths < 1) | (lengths > longest))
+    if len(wrong):
+        at = int(wrong[0])
+        raise InputError(f"{name}, sequence {at}: its length is {lengths[at]}, but must be 1 to {longest} (x's steps).")
+    return lengths
+
+
+def _refuse_gaps(flat: NDArray[np.float64], lengths: NDArray[np.int64], name: str) -> None:
+    wrong = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+    if len(wrong):
+        at = int(wrong[0])
+        sequence = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
+        step = at - int(lengths[:sequence].sum())
+        raise InputError(
+            f"{name}, sequence {sequence}, step {step}: x is not a finite number ({len(wrong):,} such steps in all); "
+            "fill the gaps or drop these sequences."
+        )
+
+
+def _answers(
+    arrays: dict[str, NDArray[np.generic]],
+    name: str,
+    count: int,
+    shares: tuple[float, float, float],
+    seed: int,
+    standardise: bool,
+) -> Answers:
+    y = arrays["y"]
+    if y.ndim not in (1, 2) or y.shape[0] != count or 0 in y.shape:
+        raise InputError(f"{name}: y is {y.shape}, but x has {count} sequences; y must be ({count},) or ({count}, O).")
+    if y.dtype.kind == "f":
+        numbers = y.astype(np.float64).reshape(count, -1)
+        wrong = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
+        if len(wrong):
+            raise InputError(f"{name}, sequence {wrong[0]}: y is not a finite number; drop the sequence or mend it.")
+        names = ("y",) if y.ndim == 1 else tuple(f"y{i}" for i in range(y.shape[1]))
+        return values(numbers, names, shares, seed, name, standardise)
+    if y.ndim == 2 or y.dtype.kind not in "biuU":
+        raise InputError(
+            f"{name}: y is {y.dtype} {y.shape}; it must be whole numbers or names ({count},) for classes, or floating "
+            "point for values to predict."
+        )
+    return classes([str(each) for each in y.tolist()], shares, seed, f"{name}, y")

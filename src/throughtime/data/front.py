@@ -1,0 +1,142 @@
+"""The one front door: a file, a name or a hub's dataset becomes splits to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+
+from throughtime.data import (
+    adding,
+    arrays,
+    characters,
+    copying,
+    digits,
+    files,
+    forecasting,
+    hub,
+    idx,
+    jane,
+    order,
+    reviews,
+    tables,
+)
+from throughtime.data.dataset import Dataset
+from throughtime.data.options import Gaps, Options
+from throughtime.data.tables import Table
+from throughtime.errors import InputError
+
+_NAMED: dict[str, Callable[[Options], Dataset]] = {
+    "digits": digits.load,
+    "adding": adding.load,
+    "copy": copying.load,
+    "order": order.load,
+    "jane": jane.load,
+}
+
+
+def known() -> tuple[str, ...]:
+    """The names that `load` makes or holds itself, without a file."""
+    return tuple(_NAMED)
+
+
+def load(
+    source: str | PathLike[str],
+    *,
+    seed: int = 0,
+    text: str | None = None,
+    label: str | None = None,
+    target: str | Sequence[str] | None = None,
+    series: str | None = None,
+    time: str | None = None,
+    gaps: Gaps | None = None,
+    max_length: int | None = None,
+    vocabulary: int | None = None,
+    minimum_count: int | None = None,
+    lag: int | None = None,
+    samples: int | None = None,
+    split: tuple[float, float, float] | None = None,
+    standardise: bool | None = None,
+    skip_bad_rows: bool = False,
+) -> Dataset:
+    """Sequences to learn from, split into train, valid and test; the same on every machine for the same seed.
+
+    `source` is one of
+
+    - a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`, also `.gz`) with texts and labels, or lines of text, tab, label
+      in a `.txt` file: classification over words. `text` and `label` name the columns where they are not plain to
+      see; `target` in place of `label` names numbers to predict. Takes `max_length` (the last words kept, 256),
+      `vocabulary` (words known, 10,000), `minimum_count` (times a word must occur in training, 2), `split`,
+      `standardise` (of a target), `skip_bad_rows`.
+    - a table of numbers, one row a step: forecasting of the next row, or of its `target` columns. `series` names the
+      column that tells several series apart, `time` the one that orders rows (found by itself if it holds dates).
+      `gaps` "refuse" (default) or "previous" (filled with the value before, never counted as an answer). Takes
+      `max_length` (of windows, steps), `split`, `standardise` (on).
+    - plain text (`.txt`): language modelling by character. Takes `max_length` (of windows, 128), `vocabulary`,
+      `minimum_count`, `split`.
+    - `.npz` with x (N, T, I), y and perhaps lengths: classification or regression. Takes `split`, `standardise` (on).
+    - images in MNIST's idx format, their labels beside them. Takes `split`.
+    - "digits": scikit-learn's, pixel by pixel. Takes `split`.
+    - "adding", "copy", "order", "jane": tasks with a known `lag` (100, 50, 100, 50 steps), `samples` (10,000) to
+      train and a tenth as many each to validate and test.
+    - "hub:NAME" or "hub:NAME:CONFIGURATION": a table from the hub; needs `datasets`, and a network.
+
+    `split` gives the shares of train, valid and test (0.8, 0.1, 0.1). A file of the name of a task is read as
+    "./adding". Raises InputError, naming the file and row where there is one, for whatever cannot be used, an
+    argument that does not fit the source included.
+
+    >>> import throughtime as tt
+    >>> data = tt.data.load("adding", lag=20)
+    >>> data.train.batch([0, 1]).x.shape, round(data.card.baseline, 3)
+    (torch.Size([20, 2, 2]), 0.167)
+    """
+    options = Options(
+        seed=seed,
+        text=text,
+        label=label,
+        target=target if target is None or isinstance(target, str) else tuple(target),
+        series=series,
+        time=time,
+        gaps=gaps,
+        max_length=max_length,
+        vocabulary=vocabulary,
+        minimum_count=minimum_count,
+        lag=lag,
+        samples=samples,
+        split=split,
+        standardise=standardise,
+        skip_bad_rows=skip_bad_rows,
+    )
+    name = str(source)
+    if isinstance(source, str) and source in _NAMED:
+        return _NAMED[source](options)
+    if name.startswith(hub.PREFIX):
+        return _table(hub.read(name), options)
+    path = Path(source)
+    if not path.suffix and not path.exists():
+        raise InputError(f'"{name}" is no file, and no name known here ({", ".join(_NAMED)}); check the spelling.')
+    if idx.fits(path):
+        return idx.load(path, options)
+    file = files.read(path)
+    if file.ending in tables.known():
+        return _table(tables.read(file), options)
+    if file.ending == ".npz":
+        return arrays.load(file, options)
+    if file.ending == ".txt":
+        lines = tables.labelled_lines(file)
+        return characters.load(file, options) if lines is None else reviews.load(lines, options)
+    ending = f"files ending in {file.ending}" if file.ending else "files without an ending"
+    raise InputError(
+        f"{file.name}: {ending} are not read; unpack or convert it to .csv, .tsv, .jsonl, .parquet, .txt or .npz "
+        "(x, y and lengths)."
+    )
+
+
+def _table(table: Table, options: Options) -> Dataset:
+    """A table as texts with answers if it holds texts or was asked for so, else as a series of numbers."""
+    asked = options.asked()
+    if asked & {"text", "label"}:
+        return reviews.load(table, options)
+    if asked & {"series", "time", "gaps"}:
+        return forecasting.load(table, options)
+    return reviews.load(table, options) if reviews.prose(table) else forecasting.load(table, options)

@@ -1,0 +1,240 @@
+"""Tables from files, read by polars, and what their columns hold.
+
+Rows are counted as a person sees them: in a CSV or TSV file with a header the header is row 1; in JSONL and Parquet
+the first record is row 1.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from throughtime.data.files import File
+from throughtime.errors import InputError
+
+GAPS = ("", "na", "n/a", "nan", "-nan", "null", "none", "#n/a")  # how files write "not known", in lower case
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table as read; its columns may be text or numbers."""
+
+    name: str
+    frame: pl.DataFrame
+    first_row: int  # the number of the first record, as a person counts
+    digest: str
+    notes: tuple[str, ...] = ()
+
+    def where(self, index: int) -> str:
+        """A record's place, as errors name it."""
+        return f"{self.name}, row {self.first_row + index}"
+
+    def column(self, name: str, asked_by: str) -> pl.Series:
+        """A column by name; raises InputError listing the columns if there is none of that name."""
+        if name not in self.frame.columns:
+            raise InputError(
+                f'{self.name}: there is no column "{name}" (asked for by {asked_by}); the columns are '
+                f"{listed(self.frame.columns)}."
+            )
+        return self.frame[name]
+
+
+def listed(names: list[str], most: int = 12) -> str:
+    """Names for a sentence, the first few of many."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f'"{name}"' for name in names[:most]) + rest
+
+
+def texts(column: pl.Series) -> list[str]:
+    """The cells as text without outer spaces; "" where there is nothing."""
+    if column.dtype in (pl.List, pl.Struct, pl.Array, pl.Object, pl.Binary):
+        return [""] * len(column)
+    return column.cast(pl.String).fill_null("").str.strip_chars().to_list()
+
+
+def numbers(column: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The cells as numbers, NaN where there is none, and which cells hold something that is no number at all."""
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        found = column.cast(pl.Float64).fill_null(np.nan).to_numpy().astype(np.float64)
+        return found, np.zeros(len(column), dtype=bool)
+    if column.dtype != pl.String:
+        return np.full(len(column), np.nan), np.ones(len(column), dtype=bool)
+    cells = column.str.strip_chars()
+    found = cells.cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy().astype(np.float64)
+    gap = cells.fill_null("").str.to_lowercase().is_in(GAPS).to_numpy()
+    return found, np.isnan(found) & ~gap
+
+
+def read(file: File) -> Table:
+    """A table from a CSV, TSV, JSONL or Parquet file.
+
+    Raises InputError, with the row where there is one, if the file cannot be read as what its ending says.
+    """
+    return _READERS[file.ending](file)
+
+
+def known() -> tuple[str, ...]:
+    """The endings that `read` reads."""
+    return tuple(_READERS)
+
+
+def labelled_lines(file: File) -> Table | None:
+    """A text file in which every line is a text, a tab and a label, as a table; None if it is something else."""
+    lines = [line.removesuffix("\r") for line in file.text().rstrip("\r\n").split("\n")]
+    if any(line.count("\t") != 1 for line in lines):
+        return None
+    pairs = [line.split("\t") for line in lines]
+    labels = {label.strip() for _, label in pairs}
+    if len(lines) < 2 or len(labels) > max(2, len(lines) // 4):
+        return None
+    frame = pl.DataFrame({"text": [text for text, _ in pairs], "label": [label for _, label in pairs]})
+    return Table(file.name, frame, 1, file.digest, ('no header: each line read as a "text", a tab, a "label"',))
+
+
+# -- formats
+
+
+def _delimited(file: File) -> Table:
+    text = file.text()
+    separator, quote = _dialect(text, file.ending)
+    try:
+        frame = pl.read_csv(text.encode(), has_header=False, infer_schema=False, separator=separator, quote_char=quote)
+    except pl.exceptions.PolarsError as error:
+        raise _misshapen(file, text, separator, quote, error) from None
+    empty = frame.select(pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
+    frame = frame.head(int(np.flatnonzero(~empty)[-1]) + 1 if not empty.all() else 0)
+    if not frame.height:
+        raise InputError(f"{file.name}: the file holds only blank lines; give one with data in it.")
+    notes: tuple[str, ...] = ()
+    head = [(cell or "").strip() for cell in frame.row(0)]
+    body, first = frame.slice(1), 2
+    same = _same_as(head, body)
+    if _is_data(head, same):
+        head, body, first = [f"column {i}" for i in range(1, len(head) + 1)], frame, 1
+        notes = (f"no header: the columns are called {listed(head)}",)
+    elif same.all(axis=1).any():
+        raise InputError(
+            f"{file.name}, row {int(np.flatnonzero(same.all(axis=1))[0]) + 2}: the header stands here again; are "
+            "these several files put together? Remove the row."
+        )
+    names = [name or f"column {i}" for i, name in enumerate(head, start=1)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f'{file.name}, row 1: two columns are called "{twice}"; rename one of them.')
+    if not body.height:
+        raise InputError(f"{file.name}: there is a header but no row under it; give a file with data in it.")
+    body.columns = names
+    return Table(file.name, body, first, file.digest, notes)
+
+
+def _dialect(text: str, ending: str) -> tuple[str, str | None]:
+    """The separator, and the quote if cells are quoted. A stray quote in a TSV file must not swallow rows."""
+    if ending != ".tsv":
+        first = re.sub(r'"[^"]*"', "", text.split("\n", 1)[0])
+        return max((",", ";", "\t"), key=first.count), '"'
+    opened = re.findall(r'(?:^|\t)"[^\t\n]*', text, re.MULTILINE)
+    closed = all(re.fullmatch(r'\t?"(?:[^"]|"")*"\r?', cell) for cell in opened)
+    return "\t", '"' if opened and closed else None
+
+
+def _same_as(head: list[str], body: pl.DataFrame) -> NDArray[np.bool_]:
+    """(rows, columns): where a cell under the first row says the same as the first row."""
+    same = [
+        (body[column].str.strip_chars() == name).fill_null(False).to_numpy() for column, name in _paired(head, body)
+    ]
+    return np.stack(same, axis=1)
+
+
+def _paired(head: list[str], body: pl.DataFrame) -> list[tuple[str, str]]:
+    return list(zip(body.columns, head, strict=True))
+
+
+def _is_data(head: list[str], same: NDArray[np.bool_]) -> bool:
+    """Whether the first row is no header: only numbers, or a name that also stands under itself as a value."""
+    if all(_NUMBER.fullmatch(cell) or cell.lower() in GAPS for cell in head) and any(head):
+        # A table written without names is headed 0, 1, 2, ... by some tools.
+        return len(head) < 2 or head != [str(i) for i in range(len(head))]
+    again = same.all(axis=1).sum()
+    return any(name and count >= 2 and count > again for name, count in zip(head, same.sum(axis=0), strict=True))
+
+
+def _misshapen(file: File, text: str, separator: str, quote: str | None, error: Exception) -> InputError:
+    """Which row a table broke at; polars does not say."""
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    lines = io.StringIO(text, newline="")
+    reader = (
+        csv.reader(lines, delimiter=separator, strict=True)
+        if quote
+        else csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE)
+    )
+    width: int | None = None
+    row = 0
+    try:
+        for row, cells in enumerate(reader, start=1):
+            if width is None:
+                width = len(cells)
+            elif len(cells) > width:
+                return InputError(
+                    f"{file.name}, row {row}: {len(cells)} cells, where row 1 has {width}; quote a cell that holds "
+                    "the separator, or drop the row."
+                )
+    except csv.Error as found:
+        return InputError(f"{file.name}, row {row + 1}: a quote is not closed as it should be ({found}); mend the row.")
+    return InputError(f"{file.name}: cannot be read as a table ({str(error).splitlines()[0]}); check its quotes.")
+
+
+def _jsonl(file: File) -> Table:
+    rows: list[dict[str, object]] = []
+    for number, line in enumerate(file.text().split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{file.name}, row {number}: not JSON ({error}); mend or drop the row.") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{file.name}, row {number}: not a JSON object with named values; mend or drop the row.")
+        if len(rows) != number - 1:
+            raise InputError(f"{file.name}, row {len(rows) + 1}: the line is blank; remove it.")
+        rows.append({name: _cell(value) for name, value in record.items()})
+    if not rows:
+        raise InputError(f"{file.name}: the file holds only blank lines; give one with data in it.")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: pl.Series(name, [row.get(name) for row in rows], dtype=pl.String) for name in names}
+    return Table(file.name, pl.DataFrame(columns), 1, file.digest)
+
+
+def _cell(value: object) -> str | None:
+    """A JSON value as the text a CSV file would hold; nested values hold nothing a sequence could use."""
+    if value is None or isinstance(value, dict | list):
+        return None
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _parquet(file: File) -> Table:
+    try:
+        frame = pl.read_parquet(io.BytesIO(file.data))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file.name}: this Parquet file is damaged ({reason}); fetch it again.") from None
+    if not frame.height:
+        raise InputError(f"{file.name}: the table has no row; give a file with data in it.")
+    return Table(file.name, frame, 1, file.digest)
+
+
+_READERS: dict[str, Callable[[File], Table]] = {
+    ".csv": _delimited,
+    ".tsv": _delimited,
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".parquet": _parquet,
+}
