@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import throughtime as tt
+from tests.snippets import complaint
+from throughtime.cli import app
 
 LAYER = (
     "input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, "
@@ -191,10 +195,9 @@ def test_no_submodule_takes_the_place_of_a_name() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_command_has_its_verbs(verb: str) -> None:
-    from typer.testing import CliRunner
-
-    from throughtime.cli import app
-
     result = CliRunner().invoke(app, [verb, "--help"])
     assert result.exit_code == 0, result.output
-    assert f"throughtime {verb}" in result.output, f"the help of {verb} shows no example"
+    examples = re.findall(rf"Example: (throughtime {verb}.*)", result.output)
+    assert examples, f"the help of {verb} shows no example"
+    for example in examples:
+        assert not complaint(app, example.split()[1:])

@@ -65,7 +65,7 @@ def source(module: str) -> Path:
 
 
 def tree(module: str) -> ast.Module:
-    return ast.parse(source(module).read_text(encoding="utf-8"))
+    return ast.parse(source(module).read_text(encoding="utf-8"), filename=str(source(module)))
 
 
 def floor_of(module: str) -> str:

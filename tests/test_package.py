@@ -78,7 +78,7 @@ def test_every_import_is_declared() -> None:
     homes = packages_distributions()
     undeclared = []
     for file in sorted((SOURCE / "throughtime").rglob("*.py")):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
         for node in ast.walk(tree):
             named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:

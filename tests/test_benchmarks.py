@@ -1,0 +1,64 @@
+"""The timer of benchmarks/ is fair, and its table says what was measured."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+
+from benchmarks import table
+from benchmarks.__main__ import cells, known, machine, markdown
+from benchmarks.table import Row, paired
+
+
+class Clock:
+    """A clock that only work moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.order = ""
+
+    def work(self, name: str, seconds: float) -> None:
+        self.order += name
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(table, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_both_are_timed_in_turns_and_who_comes_first_alternates(clock: Clock) -> None:
+    paired(lambda: clock.work("a", 1), lambda: clock.work("b", 1), repeats=4, warmup=1)
+    assert clock.order == "ab" + "abba" * 2
+
+
+def test_the_ratio_is_the_median_of_neighbours_ratios(clock: Clock) -> None:
+    """A machine that gets ten times slower half-way changes the times, not the ratio."""
+    slower = iter([1.0] * 10 + [10.0] * 10)
+    result = paired(
+        lambda: clock.work("a", 2 * next(slower)), lambda: clock.work("b", 4 * next(slower)), repeats=10, warmup=0
+    )
+    assert (result.ratio, result.low, result.high) == (0.5, 0.5, 0.5)
+    assert 2 <= result.ours <= 20
+
+
+def test_a_row_says_what_was_promised(clock: Clock) -> None:
+    row = paired(lambda: clock.work("a", 0.003), lambda: clock.work("b", 0.002)).row(
+        "layers", "T=9", "nn.LSTM", limit=1.1
+    )
+    assert cells(row) == ("layers", "T=9", "3 ms", "2 ms", "nn.LSTM", "1.50", "1.50 to 1.50, at most 1.1")
+
+
+def test_the_page_names_machine_and_versions() -> None:
+    text = markdown([Row("layers", "T|B", 3.0, 2.0, "nn.LSTM", "ms", 1.5)], "2000-01-01")
+    assert f"2000-01-01: {machine()}." in text
+    assert "| layers | T\\|B | 3 ms | 2 ms | nn.LSTM | 1.50 |  |" in text
+    assert "torch " in machine()
+
+
+@pytest.mark.parametrize("name", known())
+def test_every_comparison_can_be_asked_for_its_rows(name: str) -> None:
+    assert callable(import_module(f"benchmarks.{name}").rows)
