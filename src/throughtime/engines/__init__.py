@@ -26,6 +26,7 @@ __all__ = [
     "StackEngine",
     "Stacked",
     "Unrolled",
+    "check_engine",
     "choose",
     "choose_stack",
     "flatten",
@@ -45,6 +46,13 @@ def choose(job: Job, engine: str = "auto") -> Engine:
 def choose_stack(stack: Stack, engine: str = "auto") -> StackEngine:
     """As `choose`, for the layers of a module."""
     return _first(STACK_ENGINES, lambda candidate: candidate.why_not(stack), engine)
+
+
+def check_engine(asked: str) -> None:
+    """Raise EngineError if there is no engine of that name, and it is not "auto"."""
+    names = [candidate.name for candidate in STACK_ENGINES]
+    if asked not in ("auto", *names):
+        raise unknown(asked, names)
 
 
 def _first(engines: Sequence[_E], why_not: Callable[[_E], str | None], asked: str) -> _E:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.cells.cell import Cell, State, make
+from throughtime.cells.initialise import initialise
 from throughtime.cells.options import options_of
-from throughtime.engines import Stack, choose_stack, flatten
+from throughtime.engines import Stack, check_engine, choose_stack, flatten
 from throughtime.engines.packing import Packing
 from throughtime.errors import CellError
 
@@ -54,14 +55,17 @@ class Recurrent(nn.Module):
         *,
         engine: str = "auto",
         forget_bias: float | None = None,
-        recurrent_init: str | None = None,
+        recurrent_init: Literal["orthogonal", "identity"] | None = None,
         chrono: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **cell_options: Any,
     ) -> None:
         super().__init__()
-        _check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, cell_options)
+        check_engine(engine)
+        if cell_options.pop("proj_size", 0) != 0:
+            raise CellError("there are no projections (proj_size) here; put an nn.Linear after the layer")
+        _check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -71,7 +75,6 @@ class Recurrent(nn.Module):
         self.bidirectional = bidirectional
         self.engine = engine
         self.served: str | None = None  # the engine that served last
-        self.options = dict(cell_options)  # those that were given
         self.forget_bias = forget_bias
         self.recurrent_init = recurrent_init
         self.chrono = chrono
@@ -87,10 +90,10 @@ class Recurrent(nn.Module):
             for layer in range(num_layers)
             for direction in range(self.directions)
         )
-        for layer, direction in self._places():
-            for name, shape in self.cells[layer].shapes().items():
-                empty = torch.empty(shape, device=device, dtype=dtype)
-                self.register_parameter(f"{name}_l{layer}{'_reverse' * direction}", nn.Parameter(empty))
+        for index, names in enumerate(self._names):
+            shapes = self.cells[index // self.directions].shapes()
+            for mine, name in names:
+                self.register_parameter(name, nn.Parameter(torch.empty(shapes[mine], device=device, dtype=dtype)))
         self.reset_parameters()
         self.flatten_parameters()
 
@@ -120,20 +123,14 @@ class Recurrent(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as at construction."""
-        with torch.no_grad():
-            for layer, direction in self._places():
-                kind, mine = self.cells[layer], self.parameters_of(layer, direction)
-                like = next(iter(mine.values()))
-                fresh = type(kind)(
-                    kind.input_size,
-                    self.hidden_size,
-                    bias=self.bias,
-                    device=like.device,
-                    dtype=like.dtype,
-                    **self.options,
-                )
-                for name, drawn in fresh.named_parameters():
-                    mine[name].copy_(drawn)
+        for layer, direction in self._places():
+            initialise(
+                self.cells[layer],
+                self.parameters_of(layer, direction),
+                forget_bias=self.forget_bias,
+                recurrent=self.recurrent_init,
+                chrono=self.chrono,
+            )
 
     def flatten_parameters(self) -> None:
         """Lay the parameters out as cuDNN wants them, where it would serve; done at construction and after moves."""
@@ -187,8 +184,8 @@ class Recurrent(nn.Module):
         shown = [f"{self.input_size}, {self.hidden_size}"]
         plain = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
         shown += [f"{name}={getattr(self, name)}" for name, usual in plain.items() if getattr(self, name) != usual]
-        usual_options = {option.name: option.default for option in options_of(type(self.cell))}
-        shown += [f"{name}={value!r}" for name, value in self.options.items() if value != usual_options[name]]
+        defaults = {option.name: option.default for option in options_of(type(self.cell))}
+        shown += [f"{name}={value!r}" for name, value in self.cell.options.items() if value != defaults[name]]
         if self.torch_state is None:
             shown.insert(0, repr(self.cell.name))
         if self.engine != "auto":
@@ -304,7 +301,6 @@ def _check_arguments(
     batch_first: bool,
     dropout: float,
     bidirectional: bool,
-    options: dict[str, Any],
 ) -> None:
     for name, size in {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -318,9 +314,6 @@ def _check_arguments(
         warnings.warn(
             f"dropout={dropout} acts between layers, and num_layers is 1: nothing is dropped", UserWarning, stacklevel=4
         )
-    if options.get("proj_size", 0) != 0:
-        raise CellError("there are no projections (proj_size) here; put an nn.Linear after the layer")
-    options.pop("proj_size", None)
 
 
 def _checked(lengths: Tensor, steps: int, batch: int) -> Tensor:
