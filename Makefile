@@ -8,7 +8,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 CAN_RUN := $(VENV)/.can-run
 CAN_TEST := $(VENV)/.can-test
-INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(PYTHON) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test bench format lint types web pytest chromium FORCE
 
