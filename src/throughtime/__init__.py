@@ -13,21 +13,28 @@ __version__ = "0.1.0"
 _HOME = {
     "GRU": "throughtime.modules",
     "LSTM": "throughtime.modules",
+    "Net": "throughtime.models",
     "RNN": "throughtime.modules",
     "Cell": "throughtime.cells.cell",
     "cells": "throughtime.cells",
     "data": "throughtime.data",
+    "flow": "throughtime.flow",
     "from_torch": "throughtime.modules",
+    "report": "throughtime.view",
+    "train": "throughtime.training",
     "unroll": "throughtime.unrolling",
 }
 
 if TYPE_CHECKING:
-    from throughtime import cells, data
+    from throughtime import cells, data, flow
     from throughtime.cells.cell import Cell
+    from throughtime.models import Net
     from throughtime.modules import GRU, LSTM, RNN, from_torch
+    from throughtime.training import train
     from throughtime.unrolling import unroll
+    from throughtime.view import report
 
-__all__ = ["GRU", "LSTM", "RNN", "Cell", "cells", "data", "from_torch", "unroll"]
+__all__ = ["GRU", "LSTM", "RNN", "Cell", "Net", "cells", "data", "flow", "from_torch", "report", "train", "unroll"]
 
 
 def __getattr__(name: str) -> Any:

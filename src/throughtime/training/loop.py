@@ -1,0 +1,462 @@
+"""Training as an iterator of updates: who wants to measure, does so between them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from throughtime import history
+from throughtime.cells.cell import State
+from throughtime.data.dataset import Batch, Dataset
+from throughtime.errors import TrainingError
+from throughtime.models import Net
+from throughtime.records import Evaluation, Settings, Update
+from throughtime.training.bptt import Window, answers, truncation
+from throughtime.training.checkpoint import Checkpoints, to_bytes, write_whole
+from throughtime.training.clipping import ByPercentile, Clipped, clipping
+from throughtime.training.epochs import Epochs, held_out
+from throughtime.training.evaluation import assess
+from throughtime.training.lock import lock
+from throughtime.training.machine import Machine
+from throughtime.training.order import Indices, stream_seed
+from throughtime.training.schedule import check, rate
+from throughtime.training.snapshot import Identity, Position, Snapshot, moments_of, pack, put_moments, unpack
+from throughtime.training.trouble import explain
+
+FLUSH = 1.0  # seconds between two looks that readers of the history can take
+HALVINGS = 40  # of the loss scale of fp16, before it counts as overflow
+
+_log = logging.getLogger("throughtime")
+
+
+def train(
+    model: Net,
+    data: Dataset,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
+    *,
+    seed: int = 0,
+    folder: Path | str | None = None,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    trackers: tuple[str, ...] = (),
+) -> Training:
+    """Prepare to train `model` in place on `data`; iterate over what this returns to train.
+
+    The weights, losses and dropout follow from the settings, the seed and the model alone. With `folder` the history
+    (`events.jsonl`), checkpoints, `best.safetensors` and `last.safetensors` go there, and nothing anywhere else; with
+    `resume` a run that was killed goes on from its last whole checkpoint (or begins, if there is none) and ends
+    bitwise as if it had not been, on the same CPU. Under `accelerate launch` every process calls this; the batch is
+    shared out among them. `trackers` are accelerate's names ("tensorboard", ...).
+
+    Raises TrainingError for settings that contradict each other or do not fit the data, or if another process trains
+    in the folder; CheckpointError if the checkpoint belongs to another run.
+    """
+    return Training(model, data, settings, seed, None if folder is None else Path(folder), resume, device, trackers)
+
+
+class Training(Iterator[Update]):
+    """A training run; each `next` is one optimiser step, with the evaluation and checkpoint due after it done.
+
+    Between two updates the model may be used, measured and put into evaluation mode, but not changed. Iterating
+    raises TrainingError before a loss or gradient that is not finite reaches the weights.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        data: Dataset,
+        settings: Settings,
+        seed: int,
+        folder: Path | None,
+        resume: bool,
+        device: str | torch.device | None,
+        trackers: tuple[str, ...],
+    ) -> None:
+        check(settings, seed)
+        self.net, self.data, self.settings, self.seed = net, data, settings, seed
+        self.notes: tuple[str, ...] = ()  # what had to be passed over on resuming, in sentences
+        self._clip = clipping(settings)
+        self._damping = settings.clip if settings.clip_by == "backward" else None
+        self._truncation = truncation(settings, net, data.answers_each_step)
+        self._epochs = Epochs(data, settings, self._truncation, seed)
+        self.total = self._epochs.windows(settings.epochs)
+        """Updates in all; fewer come to pass where a window has no answer to learn from, or on early stopping."""
+        if not len(data.valid):
+            raise TrainingError(
+                f"{data.card.name} has no samples to validate on; give it a larger share for validation."
+            )
+        self._machine = Machine(device, settings.precision, trackers, folder)
+        net.to(self._machine.device)
+        self._machine.share_weights(net)
+        self._parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        self._optimizer = _adam(self._parameters, settings)
+        self._identity = Identity.of(net, settings, seed, data.card)
+        self._at = Position()
+        self._best: Evaluation | None = None
+        self._best_weights: dict[str, Tensor] = {}
+        self._carried: State | None = None
+        self._evaluations: list[Evaluation] = []
+        self._folder = folder
+        self._lock: FileLock | None = None
+        self._writer: history.Writer | None = None
+        if folder is not None:
+            self._open(folder, resume)
+        plain = {"seed": seed, "cell": net.recurrent.cell.name, **asdict(settings)}
+        self._machine.start_trackers("throughtime", plain)
+        self._flushed = time.monotonic()
+        self._updates = self._run()
+
+    # -- what there is to see
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Update:
+        return next(self._updates)
+
+    @property
+    def done(self) -> int:
+        """Updates so far, those before a resume included."""
+        return self._at.update
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Every evaluation so far, those before a resume included."""
+        return tuple(self._evaluations)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The best evaluation so far; its weights are kept."""
+        return self._best
+
+    @property
+    def seconds(self) -> float:
+        """What the updates took, those before a resume included."""
+        return self._at.seconds
+
+    @property
+    def stopped(self) -> str:
+        """Why training ended, in a sentence; empty while it has not."""
+        return self._at.stopped
+
+    # -- what can be asked between updates
+
+    def evaluate(self, split: Literal["valid", "test"]) -> Evaluation:
+        """The loss and score of the model as it is now on a held-out split; not written to the history.
+
+        Under `accelerate launch` every process must call it.
+        """
+        chosen = held_out(self.data, split, self.settings)
+        loss, score = assess(self.net, chosen, self.settings.batch_size, self._machine)
+        at = self._at
+        epoch = at.epoch - (at.batch == at.window == 0 < at.epoch)  # that of the last update
+        return Evaluation(at.update, epoch, split, loss, score)
+
+    def restore_best(self) -> None:
+        """Put the best weights into the model, once training has ended.
+
+        Raises TrainingError while it has not: it would go on from there.
+        """
+        if not self._at.stopped:
+            raise TrainingError(
+                "training has not ended, and the best weights would take its place; iterate to the end first."
+            )
+        if self._best_weights:
+            self.net.load_state_dict(self._best_weights)
+
+    def save(self) -> None:
+        """Write a checkpoint now; with `resume` the run goes on from here.
+
+        Under `accelerate launch` every process must call it. Raises TrainingError if there is no folder.
+        """
+        if self._folder is None:
+            raise TrainingError("there is no folder to save to; pass folder=... to train.")
+        self._check_weights()
+        carried = self._carried
+        if carried is not None:
+            carried = self._machine.gather_lanes(carried, self._batch_size)
+        if self._machine.leads:
+            assert self._writer is not None
+            self._writer.sync()
+            scaler = self._machine.scaler
+            snapshot = Snapshot(
+                position=self._at,
+                best=self._best,
+                scaler=None if scaler is None else scaler.state_dict(),
+                weights=self.net.state_dict(),
+                best_weights=self._best_weights,
+                moments=moments_of(self.net, self._optimizer),
+                norms=torch.tensor(
+                    self._clip.norms if isinstance(self._clip, ByPercentile) else [], dtype=torch.float64
+                ),
+                carried=carried,
+            )
+            Checkpoints(self._folder / "checkpoints").write(self._at.update, *pack(snapshot, self._identity))
+        self._machine.wait()
+
+    def close(self) -> None:
+        """Bring the history to the disk and let others train in the folder; done at the end by itself."""
+        self._updates.close()
+        self._release()
+
+    # -- the loop
+
+    def _run(self) -> Generator[Update]:
+        try:
+            while not self._at.stopped:
+                yield from self._epoch(self._at.epoch)
+        except TrainingError:
+            self._keep_last()
+            raise
+        finally:
+            self._release()
+
+    def _epoch(self, epoch: int) -> Iterator[Update]:
+        batches = self._epochs.batches(epoch)
+        for number in range(self._at.batch, len(batches)):
+            indices = batches[number]
+            batch, own = self._epochs.load(indices, self._machine.process, self._machine.processes)
+            self._batch_size = len(indices)
+            windows = self._truncation.windows(batch.x.shape[0])
+            before = self._at.samples if self._at.window == 0 else self._at.samples - len(indices)
+            for place in range(self._at.window, len(windows)):
+                update = self._step(batch, own, windows[place], indices, before + len(indices))
+                ended = place + 1 == len(windows)
+                over = ended and number + 1 == len(batches)
+                if ended:
+                    self._carried = None
+                self._at = replace(
+                    self._at,
+                    update=self._at.update + (update is not None),
+                    passed=self._at.passed + 1,
+                    epoch=epoch + over,
+                    batch=0 if over else number + ended,
+                    window=0 if ended else place + 1,
+                    samples=0 if over else before + len(indices),
+                    seconds=self._at.seconds + (0.0 if update is None else update.seconds),
+                )
+                self._after(update, over)
+                if update is not None:
+                    yield update
+                if self._at.stopped:
+                    return
+
+    def _step(self, batch: Batch, own: bool, window: Window, indices: Indices, samples: int) -> Update | None:
+        """One optimiser step; None if the window holds no answer: then the state is carried on, and that is all."""
+        began = time.perf_counter()
+        number = self._at.update + 1
+        count = self._machine.sum_count(answers(batch, window) if own else 0)
+        self.net.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        if count == 0:
+            with torch.no_grad(), self._machine.drawing(stream_seed(self.seed, number, self._machine.process)):
+                self._carried = self._forward(batch, window, 0.0)[1]
+            return None
+        loss, carried, clipped = self._backward(batch, window, 1 / count if own else 0.0, number)
+        if not (math.isfinite(loss) and math.isfinite(clipped.norm)):
+            raise TrainingError(explain(number, loss, clipped.norm, batch, indices, self.settings))
+        self._carried = carried
+        now = rate(self.settings, self._at.passed, self.total)
+        for group in self._optimizer.param_groups:
+            group["lr"] = now
+        scaler = self._machine.scaler
+        if scaler is None:
+            self._optimizer.step()
+        else:
+            scaler.step(self._optimizer)
+            scaler.update()
+        seconds = time.perf_counter() - began
+        return Update(
+            number, self._at.epoch, samples, loss, clipped.norm, clipped.clipped, clipped.threshold, now, seconds
+        )
+
+    def _backward(
+        self, batch: Batch, window: Window, weight: float, number: int
+    ) -> tuple[float, State | None, Clipped]:
+        """Forward and back; the gradients are summed over processes and clipped.
+
+        In fp16 a scale of the loss that overflows is halved, and the same samples are taken again.
+        """
+        scaler = self._machine.scaler
+        for _ in range(HALVINGS):
+            with self._machine.drawing(stream_seed(self.seed, number, self._machine.process)):
+                own_loss, carried = self._forward(batch, window, weight)
+                (own_loss if scaler is None else scaler.scale(own_loss)).backward()  # type: ignore[no-untyped-call]
+            loss = float(self._machine.sum_gradients(self._parameters, own_loss.detach()))
+            if scaler is not None:
+                scaler.unscale_(self._optimizer)
+            clipped = self._clip(self._parameters)
+            if scaler is None or math.isfinite(clipped.norm) or not math.isfinite(loss):
+                break
+            scaler.update()
+            self._optimizer.zero_grad(set_to_none=True)
+        return loss, carried, clipped
+
+    def _forward(self, batch: Batch, window: Window, weight: float) -> tuple[Tensor, State | None]:
+        with self._machine.autocast():
+            tally, carried = self._truncation.tally(
+                self.net, batch, window, self._carried, device=self._machine.device, damping=self._damping
+            )
+        return tally.loss * weight, carried
+
+    # -- what comes after an update
+
+    def _after(self, update: Update | None, over: bool) -> None:
+        """Write the update down, and do what is due: evaluation, early stopping, checkpoint."""
+        if update is not None:
+            self._note(update)
+        finished = self._at.passed == self.total
+        if self.settings.evaluate_every is None:
+            due = over
+        else:
+            due = finished or (update is not None and update.update % self.settings.evaluate_every == 0)
+        if due:
+            self._look()
+        every = self.settings.checkpoint_every
+        saves = due if every is None else update is not None and update.update % every == 0
+        if finished and not self._at.stopped:
+            self._at = replace(self._at, stopped=f"all {self.settings.epochs} epochs are done.")
+        if self._at.stopped:
+            self._keep_last()
+        if self._folder is not None and (saves or self._at.stopped):
+            self.save()
+
+    def _look(self) -> None:
+        """Evaluate on validation; keep the weights if they are the best so far, stop if they have not been for long."""
+        self._check_weights()
+        seen = self.evaluate("valid")
+        if self._better(seen):
+            seen = replace(seen, best=True)
+            self._best, stale = seen, 0
+            self._best_weights = {name: t.detach().to("cpu", copy=True) for name, t in self.net.state_dict().items()}
+            self._write_weights("best", self._best_weights)
+        else:
+            stale = self._at.stale + 1
+        self._evaluations.append(seen)
+        self._note(seen)
+        patience = self.settings.patience
+        stopped = (
+            f"no better on validation for {stale} evaluations." if patience is not None and stale >= patience else ""
+        )
+        self._at = replace(self._at, stale=stale, stopped=stopped)
+
+    def _better(self, seen: Evaluation) -> bool:
+        """A better score, or the same with a smaller loss; numbers that are not finite are never better."""
+        if not (math.isfinite(seen.loss) and math.isfinite(seen.score)):
+            return False
+        sign = 1 if self.data.card.higher_is_better else -1
+        best = self._best
+        return best is None or (sign * seen.score, -seen.loss) > (sign * best.score, -best.loss)
+
+    def _note(self, event: Update | Evaluation) -> None:
+        if self._writer is not None:
+            self._writer.add(event)
+            if time.monotonic() - self._flushed > FLUSH:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+        if isinstance(event, Update):
+            numbers = {"loss": event.loss, "grad_norm": event.grad_norm, "rate": event.rate}
+        else:
+            numbers = {f"{event.split}/loss": event.loss, f"{event.split}/score": event.score}
+        self._machine.track(numbers, event.update)
+
+    def _check_weights(self) -> None:
+        """Refuse to keep weights that are not finite: a step too large can overflow with a finite gradient."""
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.net.state_dict().values()):
+            raise TrainingError(
+                f"update {self._at.update}: a weight is no longer finite, so it is not kept; the step was too large. "
+                f"Lower the learning rate, for example rate={self.settings.rate / 3:.2g}."
+            )
+
+    def _keep_last(self) -> None:
+        weights = self.net.state_dict()
+        if all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+            self._write_weights("last", weights)
+
+    def _write_weights(self, name: str, weights: dict[str, Tensor]) -> None:
+        if self._folder is None or not self._machine.leads:
+            return
+        path = self._folder / f"{name}.safetensors"
+        try:
+            write_whole(path, to_bytes(weights))
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: cannot be written ({error.strerror}); make room or check the rights, then go on with resume=True."
+            ) from error
+
+    # -- the folder
+
+    def _open(self, folder: Path, resume: bool) -> None:
+        """Take the folder, and go on from its newest checkpoint if asked to."""
+        checkpoints = Checkpoints(folder / "checkpoints")
+        if self._machine.leads:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise TrainingError(f"{folder}: cannot be made ({error.strerror}); choose another folder.") from error
+            self._lock = lock(folder)
+            if not resume and (checkpoints.exist() or (folder / history.NAME).exists()):
+                self._release()
+                raise TrainingError(
+                    f"{folder}: holds a run already; go on with it by resume=True, or choose another folder."
+                )
+        self._machine.wait()
+        try:
+            stored = checkpoints.newest() if resume else None
+            if stored is not None:
+                self.notes = stored.notes
+                for note in stored.notes:
+                    _log.warning(note)
+                self._restore(unpack(stored, self._identity, folder))
+        except BaseException:
+            self._release()
+            raise
+        past = history.read(folder / history.NAME)
+        self._evaluations = [seen for seen in past.evaluations if seen.update <= self._at.update]
+        self._machine.wait()
+        if self._machine.leads:
+            self._writer = history.Writer(folder / history.NAME)
+            if past.updates or past.evaluations:
+                self._writer.resume(self._at.update)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self._at, self._best = snapshot.position, snapshot.best
+        self.net.load_state_dict(dict(snapshot.weights))
+        put_moments(self.net, self._optimizer, snapshot.moments)
+        self._best_weights = dict(snapshot.best_weights)
+        if isinstance(self._clip, ByPercentile):
+            self._clip.norms = snapshot.norms.tolist()
+        if self._machine.scaler is not None and snapshot.scaler is not None:
+            self._machine.scaler.load_state_dict(dict(snapshot.scaler))
+        if snapshot.carried is not None:
+            here, of = self._machine.process, self._machine.processes
+            self._carried = snapshot.carried.map(lambda part: part[:, here::of].contiguous().to(self._machine.device))
+        if self._best_weights:  # the file may be of a future that is superseded
+            self._write_weights("best", self._best_weights)
+
+    def _release(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._lock is not None:
+            self._lock.release()
+        self._machine.stop_trackers()
+
+
+def _adam(parameters: Sequence[Tensor], settings: Settings) -> torch.optim.AdamW:
+    """Adam; with weight decay AdamW, which acts on matrices and leaves biases alone.
+
+    Source: Kingma and Ba 2015; Loshchilov and Hutter 2019.
+    """
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.rate, fused=True)
