@@ -9,6 +9,7 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.cells.words import Words
 from throughtime.engines import Job, Unrolled, choose
+from throughtime.engines.packing import lengths_on_cpu
 from throughtime.errors import CellError
 
 
@@ -28,7 +29,7 @@ def unroll(
     State) and `.engine`, the name of the engine that served; states and gates answer to the other words a cell has
     for them too (`Cell.also`). Differentiable in x, the state and the parameters.
 
-    Raises CellError if shapes do not fit, EngineError if the engine asked for cannot serve.
+    Raises CellError if shapes or lengths do not fit, EngineError if the engine asked for cannot serve.
 
     >>> import torch, throughtime as tt
     >>> result = tt.unroll(tt.cells.make("lstm", 3, 4), torch.zeros(7, 2, 3))
@@ -42,7 +43,8 @@ def unroll(
     if set(start) != set(cell.parts) or any(tuple(part.shape) != expected for part in start.values()):
         raise CellError(f"the state must have the parts {', '.join(cell.parts)}, each {expected}, got {start}")
     values = cell.values() if parameters is None else parameters
-    job = Job(cell, values, x, start, lengths)
+    ends = None if lengths is None else lengths_on_cpu(lengths, *x.shape[:2]).to(x.device)
+    job = Job(cell, values, x, start, ends)
     result = choose(job, engine).run(job)
     if not cell.also:
         return result

@@ -24,6 +24,7 @@ _KERNELS: dict[str, Kernel] = {
     "LSTM": _VF.lstm,
     "GRU": _VF.gru,
 }
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the order the kernels take them
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _LSTM_AS_TORCHS = {
     "candidate": "tanh", "squash": "tanh", "forget_gate": True, "input_gate": True, "output_gate": True,
@@ -54,17 +55,15 @@ class NativeStack(StackEngine):
 
     def why_not(self, stack: Stack) -> str | None:
         """Cells and calls that torch.nn has no kernel for."""
-        if stack.damping is not None:
-            return _DAMPING
+        reason = _why_not(stack.cells[0], stack.x, stack.damping)
         sizes = stack.batch_sizes
-        if sizes is not None and len(sizes) > 0 and int(sizes[0]) < stack.state["h"].shape[1]:
-            return "torch.nn's kernels do not run a sequence of length 0."
-        return _why_not(stack.cells[0], stack.x)
+        if reason is None and sizes is not None and int(sizes[0]) < stack.state["h"].shape[1]:
+            return _EMPTY
+        return reason
 
     def run(self, stack: Stack) -> Stacked:
         """One call of the kernel."""
-        weights = [weight for parameters in stack.parameters for weight in parameters.values()]
-        output, final = _call(stack, weights)
+        output, final = _call(stack)
         return Stacked(output, final, self.name)
 
 
@@ -75,18 +74,19 @@ class Native(Engine):
 
     def why_not(self, job: Job) -> str | None:
         """As for stacks, and whatever needs the inside of a step."""
-        if job.damping is not None:
-            return _DAMPING
+        reason = _why_not(job.cell, job.x, job.damping)
+        if reason is not None:
+            return reason
         if job.lengths is not None:
             return "torch.nn's kernels put out zeros past a sequence's length, not the state that is held there."
         if job.inside and type(job.cell) is not Elman:
             return "torch.nn's kernels do not show the gates and states inside the sequence."
-        return _why_not(job.cell, job.x)
+        return None
 
     def run(self, job: Job) -> Unrolled:
         """One call of the kernel."""
         stack = Stack((job.cell,), (job.parameters,), job.x, job.state.map(lambda part: part.unsqueeze(0)))
-        output, final = _call(stack, list(job.parameters.values()))
+        output, final = _call(stack)
         return Unrolled(
             cell=job.cell,
             states={job.cell.parts[-1]: output},
@@ -97,17 +97,19 @@ class Native(Engine):
         )
 
 
-_DAMPING = "clipping while backpropagating acts at every step, which torch.nn's kernels do not show."
+_EMPTY = "torch.nn's kernels do not run a sequence of length 0."
 
 
-def _why_not(cell: Cell, x: Tensor) -> str | None:
+def _why_not(cell: Cell, x: Tensor, damping: float | None) -> str | None:
     theirs = mode(cell)
     if theirs is None:
         return f'torch.nn has no kernel for the cell "{cell.name}" with these options.'
+    if damping is not None:
+        return "clipping while backpropagating acts at every step, which torch.nn's kernels do not show."
     if x.dtype not in _DTYPES:
         return f"torch.nn's kernels do not take {x.dtype}."
     if x.shape[0] == 0:
-        return "torch.nn's kernels do not run a sequence of length 0."
+        return _EMPTY
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return "torch.nn's kernels do not have the rules that torch.func and forward differentiation need."
     if theirs == "LSTM" and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
@@ -115,9 +117,11 @@ def _why_not(cell: Cell, x: Tensor) -> str | None:
     return None
 
 
-def _call(stack: Stack, weights: list[Tensor]) -> tuple[Tensor, State]:
+def _call(stack: Stack) -> tuple[Tensor, State]:
     cell = stack.cells[0]
     kernel = _KERNELS[mode(cell) or ""]
+    names = _NAMES if cell.bias else _NAMES[:2]
+    weights = [parameters[name] for parameters in stack.parameters for name in names]
     # cuDNN keeps what its backward pass needs only in training mode; in evaluation dropout is off by its rate.
     training = stack.training or (stack.x.is_cuda and torch.is_grad_enabled())
     dropout = stack.dropout if stack.training else 0.0

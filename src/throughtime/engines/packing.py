@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from throughtime.errors import CellError
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -61,3 +63,18 @@ def backwards(x: Tensor, lengths: Tensor | None) -> Tensor:
     t = torch.arange(x.shape[0], device=x.device).unsqueeze(-1)
     source = torch.where(t < lengths, lengths - 1 - t, t)
     return x[source, torch.arange(x.shape[1], device=x.device)]
+
+
+def lengths_on_cpu(lengths: Tensor, steps: int, batch: int) -> Tensor:
+    """The lengths of sequences in a padded batch, on the CPU.
+
+    Raises CellError if they are not (B,) whole numbers from 0 to T.
+    """
+    if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise CellError(f"lengths must be ({batch},) whole numbers, got {tuple(lengths.shape)} of {lengths.dtype}")
+    ends = lengths.detach().to("cpu", torch.int64)
+    if batch and not 0 <= int(ends.min()) <= int(ends.max()) <= steps:
+        raise CellError(
+            f"lengths must lie from 0 to the {steps} steps of x, got {int(ends.min())} to {int(ends.max())}"
+        )
+    return ends

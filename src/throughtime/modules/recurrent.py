@@ -17,7 +17,7 @@ from throughtime.cells.cell import Cell, State, make
 from throughtime.cells.initialise import initialise
 from throughtime.cells.options import options_of
 from throughtime.engines import Stack, check_engine, choose_stack, flatten
-from throughtime.engines.packing import Packing
+from throughtime.engines.packing import Packing, lengths_on_cpu
 from throughtime.errors import CellError
 
 
@@ -169,7 +169,7 @@ class Recurrent(nn.Module):
             raise CellError(f"x must be (T, B, {self.input_size}), got {tuple(x.shape)}")
         x, start = self._ready(x, state)
         steps, batch = x.shape[:2]
-        ends = None if lengths is None else _checked(lengths, steps, batch)
+        ends = None if lengths is None else lengths_on_cpu(lengths, steps, batch)
         if ends is None or bool((ends == steps).all()):
             return self._serve(x, start, damping=damping)
         order = torch.argsort(ends, descending=True, stable=True)
@@ -314,15 +314,3 @@ def _check_arguments(
         warnings.warn(
             f"dropout={dropout} acts between layers, and num_layers is 1: nothing is dropped", UserWarning, stacklevel=4
         )
-
-
-def _checked(lengths: Tensor, steps: int, batch: int) -> Tensor:
-    """The lengths on the CPU."""
-    if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
-        raise CellError(f"lengths must be ({batch},) whole numbers, got {tuple(lengths.shape)} of {lengths.dtype}")
-    ends = lengths.detach().to("cpu", torch.int64)
-    if batch and not 0 <= int(ends.min()) <= int(ends.max()) <= steps:
-        raise CellError(
-            f"lengths must lie from 0 to the {steps} steps of x, got {int(ends.min())} to {int(ends.max())}"
-        )
-    return ends

@@ -1,0 +1,99 @@
+"""Who serves, and why another does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.func import vmap
+
+import throughtime as tt
+from throughtime.cells import Elman, State
+from throughtime.engines import Job, Stack, choose, choose_stack
+from throughtime.errors import EngineError
+
+
+def job(name: str = "elman", *, dtype: torch.dtype = torch.float32, steps: int = 4, **keywords: Any) -> Job:
+    options = keywords.pop("options", {})
+    cell = tt.cells.make(name, 3, 5, dtype=dtype, **options)
+    x = torch.zeros(steps, 2, 3, dtype=dtype)
+    return Job(cell, cell.values(), x, cell.zero_state(2, x), **keywords)
+
+
+def stack(name: str, *, batch: int = 2, **keywords: Any) -> Stack:
+    cell = tt.cells.make(name, 3, 5)
+    x = torch.zeros(4, 2, 3)
+    state = State(**{part: torch.zeros(1, batch, 5) for part in cell.parts})
+    return Stack((cell,), (cell.values(),), keywords.pop("x", x), state, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (job("lstm"), "do not show the gates and states"),
+        (job("gru"), "do not show the gates and states"),
+        (job(damping=1.0), "clipping while backpropagating"),
+        (job(lengths=torch.tensor([4, 2])), "zeros past a sequence's length"),
+        (job(steps=0), "length 0"),
+        (job(options={"nonlinearity": "sigmoid"}), "no kernel"),
+        (job("gru", inside=False, options={"reset": "before"}), "no kernel"),
+        (job("gru", inside=False, options={"candidate": "sigmoid"}), "no kernel"),
+        (job("lstm", inside=False, options={"squash": "identity"}), "no kernel"),
+        (job("lstm", inside=False, options={"forget_gate": False}), "no kernel"),
+        (job("lstm", inside=False, options={"coupled": True}), "no kernel"),
+        (job("lstm", inside=False, options={"peephole": True}), "no kernel"),
+        (job("carousel"), "no kernel"),
+        (job(dtype=torch.complex64), "complex64"),
+    ],
+)
+def test_native_says_why_not(asked: Job, reason: str) -> None:
+    assert choose(asked).name == "reference"
+    with pytest.raises(EngineError, match=f'engine "native" cannot serve here.*{reason}.*engine="auto"'):
+        choose(asked, "native")
+    assert choose(asked, "reference").name == "reference"
+
+
+@pytest.mark.parametrize(
+    "asked", [job(), job(options={"nonlinearity": "relu"}), job("lstm", inside=False), job("gru", inside=False)]
+)
+def test_native_is_first_where_it_serves(asked: Job) -> None:
+    assert choose(asked).name == "native"
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (stack("lstm", damping=1.0), "clipping while backpropagating"),
+        (stack("lstm", batch=3, x=torch.zeros(5, 3), batch_sizes=torch.tensor([2, 2, 1])), "length 0"),
+        (stack("taps"), "no kernel"),
+    ],
+)
+def test_native_says_why_not_for_stacks(asked: Stack, reason: str) -> None:
+    assert choose_stack(asked).name == "reference"
+    with pytest.raises(EngineError, match=reason):
+        choose_stack(asked, "native")
+
+
+def test_a_subclass_may_step_differently() -> None:
+    class Mine(Elman):
+        pass
+
+    cell, x = Mine(3, 5), torch.zeros(4, 2, 3)
+    assert choose(Job(cell, cell.values(), x, cell.zero_state(2, x))).name == "reference"
+
+
+def test_transforms_and_autocast_go_to_the_reference() -> None:
+    served = []
+    asked = job()
+    vmap(lambda x: served.append(choose(asked).name) or x)(torch.zeros(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        served += [choose(job("lstm", inside=False)).name, choose(job("gru", inside=False)).name]
+    assert served == ["reference", "reference", "native"]
+
+
+def test_unknown_engine() -> None:
+    with pytest.raises(EngineError, match='no engine is named "tpu"; there is auto, native, reference'):
+        choose(job(), "tpu")
+    with pytest.raises(EngineError, match='no engine is named "tpu"'):
+        choose_stack(stack("lstm"), "tpu")

@@ -1,0 +1,61 @@
+"""tt.unroll: what it answers, who serves, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import throughtime as tt
+from tests.tolerances import close
+from throughtime.errors import CellError, EngineError
+
+
+def test_an_elman_net_is_served_by_torchs_kernel_with_the_same_inside() -> None:
+    cell = tt.cells.make("elman", 3, 4, dtype=torch.float64)
+    x = torch.randn(7, 2, 3, dtype=torch.float64)
+    mine, expected = tt.unroll(cell, x), tt.unroll(cell, x, engine="reference")
+    assert (mine.engine, expected.engine) == ("native", "reference")
+    close(mine.states["h"], expected.states["h"])
+    close(mine.final.h, mine.output[-1])
+    assert mine.gates == expected.gates == {}
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_gates_and_inner_states_come_from_the_reference(name: str) -> None:
+    cell = tt.cells.make(name, 3, 4)
+    result = tt.unroll(cell, torch.randn(7, 2, 3))
+    assert result.engine == "reference"
+    assert set(result.states) == set(cell.parts)
+    assert all(gate.shape == (7, 2, 4) for gate in result.gates.values())
+    with pytest.raises(EngineError, match="do not show the gates"):
+        tt.unroll(cell, torch.randn(7, 2, 3), engine="native")
+
+
+def test_past_its_length_a_state_is_held() -> None:
+    cell = tt.cells.make("lstm", 3, 4, dtype=torch.float64)
+    x = torch.randn(7, 3, 3, dtype=torch.float64)
+    result = tt.unroll(cell, x, lengths=torch.tensor([7, 2, 0]))
+    alone = tt.unroll(cell, x[:2, 1:2])
+    for part in cell.parts:
+        close(result.states[part][:2, 1:2], alone.states[part])
+        close(result.states[part][2:, 1], alone.final[part].expand(5, 4))
+        assert not result.states[part][:, 2].any()
+        close(result.final[part], result.states[part][-1])
+
+
+@pytest.mark.parametrize(
+    ("x", "keywords", "says"),
+    [
+        (torch.zeros(7, 3), {}, "x must be \\(T, B, 3\\)"),
+        (torch.zeros(7, 2, 4), {}, "x must be \\(T, B, 3\\)"),
+        (torch.zeros(7, 2, 3), {"lengths": torch.tensor([8, 1])}, "from 0 to the 7 steps"),
+        (torch.zeros(7, 2, 3), {"lengths": torch.tensor([1])}, "lengths must be \\(2,\\)"),
+        (torch.zeros(7, 2, 3), {"state": tt.cells.State(h=torch.zeros(2, 5))}, "parts h, each \\(2, 4\\)"),
+        (torch.zeros(7, 2, 3), {"state": tt.cells.State(s=torch.zeros(2, 4))}, "parts h"),
+    ],
+)
+def test_what_does_not_fit(x: torch.Tensor, keywords: dict[str, Any], says: str) -> None:
+    with pytest.raises(CellError, match=says):
+        tt.unroll(tt.cells.make("gru", 3, 4), x, **keywords)
