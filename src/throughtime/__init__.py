@@ -18,6 +18,7 @@ _HOME = {
     "Cell": "throughtime.cells.cell",
     "cells": "throughtime.cells",
     "data": "throughtime.data",
+    "diagnose": "throughtime.diagnosis",
     "flow": "throughtime.flow",
     "from_torch": "throughtime.modules",
     "report": "throughtime.view",
@@ -28,13 +29,28 @@ _HOME = {
 if TYPE_CHECKING:
     from throughtime import cells, data, flow
     from throughtime.cells.cell import Cell
+    from throughtime.diagnosis import diagnose
     from throughtime.models import Net
     from throughtime.modules import GRU, LSTM, RNN, from_torch
     from throughtime.training import train
     from throughtime.unrolling import unroll
     from throughtime.view import report
 
-__all__ = ["GRU", "LSTM", "RNN", "Cell", "Net", "cells", "data", "flow", "from_torch", "report", "train", "unroll"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Cell",
+    "Net",
+    "cells",
+    "data",
+    "diagnose",
+    "flow",
+    "from_torch",
+    "report",
+    "train",
+    "unroll",
+]
 
 
 def __getattr__(name: str) -> Any:

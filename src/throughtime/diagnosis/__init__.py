@@ -1,0 +1,61 @@
+"""What the records say is wrong, and what to do: one rule a file, records in, findings out. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from throughtime.diagnosis.baseline import baseline
+from throughtime.diagnosis.case import Case
+from throughtime.diagnosis.clipping import clipping
+from throughtime.diagnosis.exploding import exploding
+from throughtime.diagnosis.forgetting import forgetting
+from throughtime.diagnosis.reach import reach
+from throughtime.diagnosis.saturation import saturation
+from throughtime.diagnosis.vanishing import vanishing
+from throughtime.diagnosis.window import window
+from throughtime.records import DataCard, Finding, FlowRecord, RunRecord, Study
+
+Rule = Callable[[Case], Iterator[Finding]]
+
+RULES: tuple[Rule, ...] = (baseline, vanishing, exploding, window, forgetting, saturation, clipping, reach)
+_SERIOUS_FIRST = ("serious", "warning", "note", "good")
+
+__all__ = ["RULES", "Case", "Rule", "diagnose"]
+
+
+def diagnose(record: FlowRecord | RunRecord | Study) -> tuple[Finding, ...]:
+    """What a record says is wrong or right, most serious first; each with evidence, advice and a check of the advice.
+
+    A `Study` says most: it knows the task's lag, the obvious guess and the command. A `RunRecord` alone knows how it
+    was trained, a `FlowRecord` alone how the gradient travelled.
+    """
+    found = [finding for case in _cases(record) for rule in RULES for finding in rule(case)]
+    return tuple(sorted(found, key=lambda finding: _SERIOUS_FIRST.index(finding.severity)))
+
+
+def _cases(record: FlowRecord | RunRecord | Study) -> Iterator[Case]:
+    if isinstance(record, FlowRecord):
+        yield Case(record, record if record.moment == "before" else None)
+    elif isinstance(record, RunRecord):
+        yield from _layers(record, None, "")
+    else:
+        for run in record.runs:
+            yield from _layers(run, record.data, record.command)
+
+
+def _layers(run: RunRecord, data: DataCard | None, command: str) -> Iterator[Case]:
+    """A case for each recurrent layer that was measured; one without flow if none was."""
+    layers = tuple(dict.fromkeys(flow.layer for flow in run.flows))
+    for number, layer in enumerate(layers):
+        flows = [flow for flow in run.flows if flow.layer == layer]
+        before, judged = (
+            _last(flows, "before"),
+            _last(flows, "after") or _last(flows, "during") or _last(flows, "before"),
+        )
+        yield Case(judged, before, run, data, command, len(layers), first=number == 0)
+    if not layers:
+        yield Case(None, None, run, data, command)
+
+
+def _last(flows: list[FlowRecord], moment: str) -> FlowRecord | None:
+    return next((flow for flow in reversed(flows) if flow.moment == moment), None)
