@@ -172,6 +172,15 @@ def test_help_loads_no_torch() -> None:
     assert not heavy, f"`throughtime --help` would wait for {', '.join(sorted(heavy))}"
 
 
+def test_every_floor_has_its_tests() -> None:
+    """The tests' tree is the package's; `errors` alone does nothing that could be tested."""
+    here = {floor_of(module) for module in MODULES} - {"errors"}
+    tests = ROOT / "tests"
+    tested = {path.name for path in tests.iterdir() if path.is_dir() and any(path.rglob("test_*.py"))}
+    tested |= {path.stem.removeprefix("test_") for path in tests.glob("test_*.py")}
+    assert here <= tested, f"without tests/NAME/ or tests/test_NAME.py: {sorted(here - tested)}"
+
+
 # -- what may not be in the source
 
 
@@ -254,17 +263,14 @@ def test_no_machine_is_named(what: str) -> None:
 # -- a new cell is one file
 
 
-def cell_files() -> list[str]:
-    """The modules of `cells` that make a cell known: `class …(…, name="…")`."""
-    return [
-        module
-        for module in MODULES
-        if module.startswith("cells.")
-        and any(
-            isinstance(node, ast.ClassDef) and any(keyword.arg == "name" for keyword in node.keywords)
-            for node in tree(module).body
-        )
-    ]
+def cell_classes() -> dict[str, set[str]]:
+    """The modules of `cells` that make cells known, with the classes: `class …(…, name="…")`."""
+    found: dict[str, set[str]] = {}
+    for module in MODULES:
+        for node in tree(module).body if module.startswith("cells.") else ():
+            if isinstance(node, ast.ClassDef) and any(keyword.arg == "name" for keyword in node.keywords):
+                found.setdefault(module, set()).add(node.name)
+    return found
 
 
 # The engines that hand a cell to somebody else's kernel have to know which cell it is.
@@ -272,13 +278,14 @@ KNOWS_CELLS = {"engines.native"}
 
 
 def test_no_other_file_knows_a_cell() -> None:
-    """Outside `cells`, code asks the contract; it never names one cell's file."""
-    files = {f"throughtime.{file}" for file in cell_files()}
+    """Outside `cells`, code asks the contract; it never names one cell's file or class."""
+    files = {f"throughtime.{file}" for file in cell_classes()}
+    classes = {f"throughtime.cells.{name}" for names in cell_classes().values() for name in names}
     knowing = {
         module: found
         for module in MODULES
         if not module.startswith("cells") and module not in KNOWS_CELLS
-        if (found := {name for name in imports(module) if name in files or name.rpartition(".")[0] in files})
+        if (found := {name for name in imports(module) if {name, name.rpartition(".")[0]} & (files | classes)})
     }
     assert not knowing, knowing
 
@@ -287,7 +294,7 @@ def test_every_cell_file_is_known() -> None:
     script = "from throughtime import cells\nprint(*{cells.find(name).__module__ for name in cells.known()})"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     known = set(run.stdout.split())
-    forgotten = {f"throughtime.{file}" for file in cell_files()} - known
+    forgotten = {f"throughtime.{file}" for file in cell_classes()} - known
     assert not forgotten, f"{forgotten} define cells that are not loaded; add them to cells/__init__.py"
 
 
@@ -322,7 +329,7 @@ assert output.shape == (5, 2, 8)
 output.sum().backward()
 assert all(p.grad is not None for p in layer.parameters())
 
-data = tt.data.load("adding", lag=5, samples=16)
+data = tt.data.load("adding", lag=5, samples=64)
 net = Net.build(data.card, "leaky", hidden=4)
 for update in tt.train(net, data):
     break
