@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from throughtime import history
 from throughtime.cells.cell import State
 from throughtime.data.dataset import Batch, Dataset
 from throughtime.errors import TrainingError
 from throughtime.models import Net
 from throughtime.records import Evaluation, Settings, Update
 from throughtime.training.bptt import Window, answers, truncation
-from throughtime.training.checkpoint import Checkpoints, to_bytes, write_whole
 from throughtime.training.clipping import ByPercentile, Clipped, clipping
 from throughtime.training.epochs import Epochs, held_out
 from throughtime.training.evaluation import assess
-from throughtime.training.lock import lock
 from throughtime.training.machine import Machine
 from throughtime.training.order import Indices, stream_seed
+from throughtime.training.place import Place
 from throughtime.training.schedule import check, rate
 from throughtime.training.snapshot import Identity, Position, Snapshot, moments_of, pack, put_moments, unpack
 from throughtime.training.trouble import explain
 
-FLUSH = 1.0  # seconds between two looks that readers of the history can take
 HALVINGS = 40  # of the loss scale of fp16, before it counts as overflow
-
-_log = logging.getLogger("throughtime")
 
 
 def train(
@@ -105,14 +98,11 @@ class Training(Iterator[Update]):
         self._best_weights: dict[str, Tensor] = {}
         self._carried: State | None = None
         self._evaluations: list[Evaluation] = []
-        self._folder = folder
-        self._lock: FileLock | None = None
-        self._writer: history.Writer | None = None
-        if folder is not None:
-            self._open(folder, resume)
+        self._place = None if folder is None else Place(folder, self._machine.leads, resume)
+        if self._place is not None:
+            self._begin(self._place, resume)
         plain = {"seed": seed, "cell": net.recurrent.cell.name, **asdict(settings)}
         self._machine.start_trackers("throughtime", plain)
-        self._flushed = time.monotonic()
         self._updates = self._run()
 
     # -- what there is to see
@@ -178,16 +168,15 @@ class Training(Iterator[Update]):
 
         Under `accelerate launch` every process must call it. Raises TrainingError if there is no folder.
         """
-        if self._folder is None:
+        if self._place is None:
             raise TrainingError("there is no folder to save to; pass folder=... to train.")
         self._check_weights()
         carried = self._carried
         if carried is not None:
             carried = self._machine.gather_lanes(carried, self._batch_size)
         if self._machine.leads:
-            assert self._writer is not None
-            self._writer.sync()
             scaler = self._machine.scaler
+            norms = self._clip.norms if isinstance(self._clip, ByPercentile) else []
             snapshot = Snapshot(
                 position=self._at,
                 best=self._best,
@@ -195,12 +184,10 @@ class Training(Iterator[Update]):
                 weights=self.net.state_dict(),
                 best_weights=self._best_weights,
                 moments=moments_of(self.net, self._optimizer),
-                norms=torch.tensor(
-                    self._clip.norms if isinstance(self._clip, ByPercentile) else [], dtype=torch.float64
-                ),
+                norms=torch.tensor(norms, dtype=torch.float64),
                 carried=carried,
             )
-            Checkpoints(self._folder / "checkpoints").write(self._at.update, *pack(snapshot, self._identity))
+            self._place.checkpoint(self._at.update, *pack(snapshot, self._identity))
         self._machine.wait()
 
     def close(self) -> None:
@@ -327,7 +314,7 @@ class Training(Iterator[Update]):
             self._at = replace(self._at, stopped=f"all {self.settings.epochs} epochs are done.")
         if self._at.stopped:
             self._keep_last()
-        if self._folder is not None and (saves or self._at.stopped):
+        if self._place is not None and (saves or self._at.stopped):
             self.save()
 
     def _look(self) -> None:
@@ -338,7 +325,8 @@ class Training(Iterator[Update]):
             seen = replace(seen, best=True)
             self._best, stale = seen, 0
             self._best_weights = {name: t.detach().to("cpu", copy=True) for name, t in self.net.state_dict().items()}
-            self._write_weights("best", self._best_weights)
+            if self._place is not None:
+                self._place.weights("best", self._best_weights)
         else:
             stale = self._at.stale + 1
         self._evaluations.append(seen)
@@ -358,11 +346,8 @@ class Training(Iterator[Update]):
         return best is None or (sign * seen.score, -seen.loss) > (sign * best.score, -best.loss)
 
     def _note(self, event: Update | Evaluation) -> None:
-        if self._writer is not None:
-            self._writer.add(event)
-            if time.monotonic() - self._flushed > FLUSH:
-                self._writer.flush()
-                self._flushed = time.monotonic()
+        if self._place is not None:
+            self._place.note(event)
         if isinstance(event, Update):
             numbers = {"loss": event.loss, "grad_norm": event.grad_norm, "rate": event.rate}
         else:
@@ -371,7 +356,7 @@ class Training(Iterator[Update]):
 
     def _check_weights(self) -> None:
         """Refuse to keep weights that are not finite: a step too large can overflow with a finite gradient."""
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.net.state_dict().values()):
+        if not _finite(self.net.state_dict()):
             raise TrainingError(
                 f"update {self._at.update}: a weight is no longer finite, so it is not kept; the step was too large. "
                 f"Lower the learning rate, for example rate={self.settings.rate / 3:.2g}."
@@ -379,54 +364,26 @@ class Training(Iterator[Update]):
 
     def _keep_last(self) -> None:
         weights = self.net.state_dict()
-        if all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
-            self._write_weights("last", weights)
-
-    def _write_weights(self, name: str, weights: dict[str, Tensor]) -> None:
-        if self._folder is None or not self._machine.leads:
-            return
-        path = self._folder / f"{name}.safetensors"
-        try:
-            write_whole(path, to_bytes(weights))
-        except OSError as error:
-            raise TrainingError(
-                f"{path}: cannot be written ({error.strerror}); make room or check the rights, then go on with resume=True."
-            ) from error
+        if self._place is not None and _finite(weights):
+            self._place.weights("last", weights)
 
     # -- the folder
 
-    def _open(self, folder: Path, resume: bool) -> None:
-        """Take the folder, and go on from its newest checkpoint if asked to."""
-        checkpoints = Checkpoints(folder / "checkpoints")
-        if self._machine.leads:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise TrainingError(f"{folder}: cannot be made ({error.strerror}); choose another folder.") from error
-            self._lock = lock(folder)
-            if not resume and (checkpoints.exist() or (folder / history.NAME).exists()):
-                self._release()
-                raise TrainingError(
-                    f"{folder}: holds a run already; go on with it by resume=True, or choose another folder."
-                )
-        self._machine.wait()
+    def _begin(self, place: Place, resume: bool) -> None:
+        """Go on from the newest checkpoint if asked to, else from the start."""
         try:
-            stored = checkpoints.newest() if resume else None
+            self._machine.wait()  # the leader holds the folder now
+            stored = place.newest() if resume else None
             if stored is not None:
                 self.notes = stored.notes
-                for note in stored.notes:
-                    _log.warning(note)
-                self._restore(unpack(stored, self._identity, folder))
+                self._restore(unpack(stored, self._identity, place.path))
+            self._evaluations = list(place.begin(self._at.update))
+            if self._best_weights:  # the file may be of a future that is superseded
+                place.weights("best", self._best_weights)
+            self._machine.wait()
         except BaseException:
-            self._release()
+            place.release()
             raise
-        past = history.read(folder / history.NAME)
-        self._evaluations = [seen for seen in past.evaluations if seen.update <= self._at.update]
-        self._machine.wait()
-        if self._machine.leads:
-            self._writer = history.Writer(folder / history.NAME)
-            if past.updates or past.evaluations:
-                self._writer.resume(self._at.update)
 
     def _restore(self, snapshot: Snapshot) -> None:
         self._at, self._best = snapshot.position, snapshot.best
@@ -440,14 +397,10 @@ class Training(Iterator[Update]):
         if snapshot.carried is not None:
             here, of = self._machine.process, self._machine.processes
             self._carried = snapshot.carried.map(lambda part: part[:, here::of].contiguous().to(self._machine.device))
-        if self._best_weights:  # the file may be of a future that is superseded
-            self._write_weights("best", self._best_weights)
 
     def _release(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        if self._lock is not None:
-            self._lock.release()
+        if self._place is not None:
+            self._place.release()
         self._machine.stop_trackers()
 
 
@@ -460,3 +413,7 @@ def _adam(parameters: Sequence[Tensor], settings: Settings) -> torch.optim.AdamW
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.rate, fused=True)
+
+
+def _finite(weights: Mapping[str, Tensor]) -> bool:
+    return all(bool(torch.isfinite(weight).all()) for weight in weights.values())

@@ -147,6 +147,7 @@ class Machine:
         if self._tracking:
             for tracker in self._accelerator.trackers:
                 tracker.finish()
+        self._tracking = False
 
 
 def _make_room(wanted: torch.device | None, precision: str) -> None:

@@ -1,0 +1,102 @@
+"""Where a run keeps what must survive it: history, checkpoints, weights; held by one process at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from torch import Tensor
+
+from throughtime import history
+from throughtime.errors import TrainingError
+from throughtime.records import Evaluation, Update
+from throughtime.training.checkpoint import Checkpoints, Stored, Tensors, to_bytes, write_whole
+from throughtime.training.lock import lock
+
+FLUSH = 1.0  # seconds after which readers of the history see a line, at the latest with the next one
+
+_log = logging.getLogger("throughtime")
+
+
+class Place:
+    """A run's folder. Every process may read it; only the one that `leads` writes, and holds the lock."""
+
+    def __init__(self, path: Path, leads: bool, resume: bool) -> None:
+        self.path = path
+        self._leads = leads
+        self._checkpoints = Checkpoints(path / "checkpoints")
+        self._lock: FileLock | None = None
+        self._writer: history.Writer | None = None
+        self._flushed = time.monotonic()
+        if not leads:
+            return
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be made ({error.strerror}); choose another folder.") from error
+        self._lock = lock(path)
+        if not resume and (self._checkpoints.exist() or (path / history.NAME).exists()):
+            self.release()
+            raise TrainingError(f"{path}: holds a run already; go on with it by resume=True, or choose another folder.")
+
+    def newest(self) -> Stored | None:
+        """The newest whole checkpoint; damaged ones are passed over with a warning.
+
+        Raises CheckpointError if there are some and all are damaged.
+        """
+        stored = self._checkpoints.newest()
+        for note in () if stored is None else stored.notes:
+            _log.warning(note)
+        return stored
+
+    def begin(self, update: int) -> tuple[Evaluation, ...]:
+        """Go on with the history after `update`; returns the evaluations so far."""
+        past = history.read(self.path / history.NAME)
+        if self._leads:
+            self._writer = history.Writer(self.path / history.NAME)
+            if past.updates or past.evaluations:
+                self._writer.resume(update)
+        return tuple(seen for seen in past.evaluations if seen.update <= update)
+
+    def note(self, event: Update | Evaluation) -> None:
+        """Append an event to the history."""
+        if self._writer is not None:
+            self._writer.add(event)
+            if time.monotonic() - self._flushed > FLUSH:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+
+    def checkpoint(self, update: int, state: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> None:
+        """Write a checkpoint, and before it the history that led to it.
+
+        Raises CheckpointError if it cannot be written.
+        """
+        if self._writer is not None:
+            self._writer.sync()
+            self._checkpoints.write(update, state, tensors)
+
+    def weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        """Write `NAME.safetensors`, whole or not at all.
+
+        Raises TrainingError if it cannot be written.
+        """
+        if not self._leads:
+            return
+        path = self.path / f"{name}.safetensors"
+        try:
+            write_whole(path, to_bytes(weights))
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: cannot be written ({error.strerror}); make room or check the rights, then resume."
+            ) from error
+
+    def release(self) -> None:
+        """Bring the history to the disk and let others in."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._lock is not None:
+            self._lock.release()
