@@ -1,0 +1,78 @@
+"""The report: one self-contained page, drawn from records alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from throughtime.diagnosis import diagnose
+from throughtime.errors import InputError
+from throughtime.records import Finding
+from throughtime.view.markup import Node, joined
+from throughtime.view.page import document
+from throughtime.view.sections import advice, blame, clipping, gaps, gates, lags, learning, repeat, verdict
+from throughtime.view.subject import Records, Subject, subject
+
+
+def report(records: Records | Iterable[Records], path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Draw records as one HTML file that opens from disk, asks nothing of any network, and reads without scripts.
+
+    `records` is a Study, a RunRecord, a FlowRecord, or several runs and flow records. Returns the path written.
+    The file appears whole or not at all.
+    Raises InputError if there is nothing to draw, or if `path` exists and `overwrite` is not set.
+    """
+    place = Path(path)
+    if place.is_dir():
+        raise InputError(f"{place}: is a folder; name the file to write, for example {place / 'report.html'}.")
+    if place.exists() and not overwrite:
+        raise InputError(f"{place}: exists already; name another file or ask to overwrite it (overwrite=True).")
+    if not place.parent.is_dir():
+        raise InputError(f"{place}: its folder does not exist; make {place.parent} first.")
+    written = page(subject(records))
+    beside = place.with_name(f".{place.name}.{os.getpid()}.writing")
+    try:
+        with open(beside, "w", encoding="utf-8", newline="\n") as file:
+            file.write(written)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, place)
+    finally:
+        beside.unlink(missing_ok=True)
+    return place
+
+
+def page(about: Subject) -> str:
+    """The whole page as text."""
+    step = about.data.step if about.data else "step"
+    sections = (
+        verdict.section(about),
+        repeat.section(about),
+        learning.section(about),
+        lags.section(about),
+        blame.section(about),
+        gates.section(about, step),
+        clipping.section(about),
+        advice.section(about, _findings(about)),
+        gaps.section(about),
+    )
+    return document(about.title, _byline(about), sections, _foot(about))
+
+
+def _findings(about: Subject) -> tuple[Finding, ...]:
+    return tuple(finding for record in about.records for finding in diagnose(record))
+
+
+def _byline(about: Subject) -> Node:
+    names = joined(dict.fromkeys(strand.label for strand in about.strands) or [one.label for one in about.runs])
+    when = f", {about.study.created}" if about.study else ""
+    return ("How the gradient travelled back through time in ", names, when)
+
+
+def _foot(about: Subject) -> Node:
+    version = about.study.versions.get("throughtime") if about.study else None
+    return (
+        f"Drawn by throughtime{' from records of version ' + version if version else ''}. Every picture is drawn from "
+        "numbers in this file; nothing is fetched. Exact zeros, numbers below a scale and gaps in the measurement each "
+        "have their own mark."
+    )

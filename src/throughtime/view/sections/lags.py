@@ -1,0 +1,218 @@
+"""What gradient survives at each lag, against bounds and against the untrained net."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from throughtime.records import Floats, FlowRecord, LagProfile
+from throughtime.view import words
+from throughtime.view.figures import DASHES, Axis, Lines, Rule, Series
+from throughtime.view.markup import Html, Node, joined, tag, text
+from throughtime.view.page import Section, cell, figure, figures
+from throughtime.view.sections.notes import note, shared
+from throughtime.view.subject import Strand, Subject
+
+QUESTION = "What gradient survives at each lag, against its bounds and against the untrained net?"
+PERCENT = math.log10(0.01)
+FLOOR = -12.0  # a share under this is as good as none to an optimiser; the tables have the numbers
+
+
+def section(subject: Subject) -> Section:
+    """Lag profiles, bounds, the two gradients by step, and the horizon over training."""
+    strands = [s for s in subject.strands if s.now.lags.lags.size]
+    if not strands:
+        return Section("lags", "What survives", QUESTION, "No lag was measured.")
+    need = subject.data.lag if subject.data else None
+    body: list[Node] = [figure("fig-lags", _profiles(strands, need), _says(strands))]
+    over = [s for s in strands if len(s.flows) > 2]
+    if over:
+        body.append(figure("fig-horizons", _horizons(over, need), "One point for each measurement during training."))
+    bounded = [s for s in strands if s.now.bounds is not None]
+    pictures = [figure(f"fig-bounds-{i}", _bounds(s)) for i, s in enumerate(bounded)]
+    if pictures:
+        says = "What the Jacobians let through at most, with the bounds on it; each line lies under the next."
+        body += [tag("h3", "What could survive at most"), tag("p", says), figures(*pictures)]
+    parted = [s for s in strands if len(s.now.part_lags) > 1]
+    if parted:
+        body += [tag("h3", "Through which part of the state"), figures(*_parts(parted))]
+    body += [
+        tag("h3", "The two gradients of a step"),
+        tag(
+            "p",
+            "The direct gradient is what a hook on a layer's output shows: the loss seen from that output alone. "
+            "The gradient through time adds every path through later steps; only this one tells what is learned.",
+        ),
+        figures(*(figure(f"fig-steps-{i}", _steps(s)) for i, s in enumerate(strands))),
+    ]
+    return Section("lags", "What survives", QUESTION, _headline(strands, need), tuple(body))
+
+
+def _far(strand: Strand, need: int | None) -> int:
+    """The lag a headline speaks of: the task's, else the longest measured."""
+    longest = strand.now.lags.longest()
+    return min(longest, need) if need is not None else longest
+
+
+def at(lags: LagProfile, lag: int) -> float:
+    """The median at one lag."""
+    found = np.flatnonzero(lags.lags == lag)
+    return float(lags.median[found[0]]) if found.size else math.nan
+
+
+def _headline(strands: Sequence[Strand], need: int | None) -> Node:
+    parts = []
+    for strand in strands:
+        lag = _far(strand, need)
+        now = words.left(at(strand.now.lags, lag))
+        before = strand.before
+        was = text(" (untrained {})", words.left(at(before.lags, lag))) if before and strand.trained else None
+        parts.append(text("{} keeps {}{}", cell(strand.label, strand.colour), now, was))
+    lags = {_far(strand, need) for strand in strands}
+    back = words.some(min(lags), "step") if len(lags) == 1 else "the longest lag measured"
+    return (
+        text("At {} back, {} of the gradient.", back, joined(parts))
+        if len(lags) == 1
+        else text("At {}, {} of the gradient.", back, joined(parts))
+    )
+
+
+def _says(strands: Sequence[Strand]) -> str:
+    dashed = " Dashed: the untrained net." if any(s.before and s.trained for s in strands) else ""
+    return (
+        f"Median over steps and sequences, band from first to third quartile.{dashed} Dotted across: 1%, the horizon."
+    )
+
+
+def _reach(profiles: Sequence[LagProfile]) -> tuple[float, float]:
+    """The axis all cells share: down to the floor where something falls so low, up to what was seen."""
+    seen = np.concatenate([p.median[np.isfinite(p.median)] for p in profiles] or [np.zeros(1)])
+    low = float(seen.min()) if seen.size else PERCENT
+    high = float(seen.max()) if seen.size else 0.0
+    zeros = any(np.isneginf(p.median).any() for p in profiles)
+    return (FLOOR if zeros and low > FLOOR / 2 else max(FLOOR, math.floor(min(low, -3.0)))), math.ceil(
+        max(high, 0.0)
+    ) + 0.5
+
+
+def _profiles(strands: Sequence[Strand], need: int | None) -> Lines:
+    series = []
+    for s in strands:
+        lags = s.now.lags
+        series.append(Series(s.label, s.colour, lags.lags, lags.median, lags.lower, lags.upper, weight=2.5))
+    for s in strands:
+        if s.before is not None and s.trained:
+            lags = s.before.lags
+            series.append(Series(f"{s.label}, untrained", s.colour, lags.lags, lags.median, dash="dashed", weight=1.25))
+    rules = [Rule("y", PERCENT, "1%")]
+    if need is not None:
+        rules.append(Rule("x", float(need), f"the task's lag, {need}"))
+    low, high = _reach([s.now.lags for s in strands])
+    return Lines(
+        title="Share of the gradient left at each lag",
+        note=shared(strands, "Ratio C(t, t−τ) / C(t, t), dimensionless, logarithmic axis on one absolute scale"),
+        file="gradient-by-lag",
+        x=Axis("lag τ, steps back"),
+        y=Axis("share of the gradient left", "log10", low, high),
+        series=tuple(series),
+        rules=tuple(rules),
+        height=430,
+    )
+
+
+def _horizons(strands: Sequence[Strand], need: int | None) -> Lines:
+    series = []
+    for s in strands:
+        reached = [math.nan if f.lags.horizon() is None else float(f.lags.horizon() or 0) for f in s.flows]
+        series.append(Series(s.label, s.colour, [float(f.update) for f in s.flows], reached))
+    longest = max(f.lags.longest() for s in strands for f in s.flows)
+    rules = [Rule("y", float(longest), f"longest lag measured, {longest}: a point here is “at least”")]
+    if need is not None and need < longest:
+        rules.append(Rule("y", float(need), f"the task's lag, {need}"))
+    return Lines(
+        title="Horizon while training",
+        note=shared(strands, "Steps back that 1% of the gradient reaches"),
+        file="horizon-by-update",
+        x=Axis("update"),
+        y=Axis("horizon, steps", "linear", 0.0, float(max(longest, need or 0)) * 1.08 or 1.0),
+        series=tuple(series),
+        rules=tuple(rules),
+        height=260,
+    )
+
+
+def _bounds(strand: Strand) -> Lines:
+    bounds = strand.now.bounds
+    assert bounds is not None
+    lags = strand.now.lags
+    series = [
+        Series("gradient left", strand.colour, lags.lags, lags.median, weight=2.5),
+        Series("gain ‖P‖", "ink", bounds.lags, bounds.gain, weight=1.75),
+        Series("product of ‖J‖", "ink", bounds.lags, bounds.steps, dash="dashed", weight=1.25),
+    ]
+    if bounds.local is not None:
+        series.append(Series("local bound", "muted", bounds.lags, bounds.local, dash="dashed", weight=1.25))
+    if bounds.globally is not None:
+        series.append(Series("global bound (γλ)^τ", "muted", bounds.lags, bounds.globally, dash="dotted", weight=1.75))
+    return Lines(
+        title=strand.label,
+        note=note([strand.now], "Spectral norms and their products, dimensionless; medians over steps and sequences"),
+        file=f"bounds-{strand.label}",
+        x=Axis("lag τ, steps back"),
+        y=Axis("largest factor", "log10", FLOOR, _top([bounds.gain, bounds.steps])),
+        series=tuple(series),
+        rules=(Rule("y", 0.0, "1"),),
+        height=300,
+    )
+
+
+def _top(several: Sequence[Floats]) -> float:
+    seen = np.concatenate([values[np.isfinite(values)] for values in several])
+    return min(12.0, max(2.0, math.ceil(float(seen.max())))) if seen.size else 2.0
+
+
+def _parts(strands: Sequence[Strand]) -> list[Html]:
+    low, high = _reach([lags for s in strands for lags in s.now.part_lags.values()])
+    pictures = []
+    for i, s in enumerate(strands):
+        series = tuple(
+            Series(f"through {part}", s.colour, lags.lags, lags.median, lags.lower, lags.upper, dash=DASHES[n % 3])
+            for n, (part, lags) in enumerate(s.now.part_lags.items())
+        )
+        drawn = Lines(
+            title=f"{s.label}, by part of the state at k",
+            note=note([s.now], "Ratio to C(t, t) of that part, dimensionless, logarithmic axis"),
+            file=f"gradient-by-lag-and-part-{s.label}",
+            x=Axis("lag τ, steps back"),
+            y=Axis("share of the gradient left", "log10", low, high),
+            series=series,
+            rules=(Rule("y", PERCENT, "1%"),),
+            height=300,
+        )
+        pictures.append(figure(f"fig-parts-{i}", drawn))
+    return pictures
+
+
+def _steps(strand: Strand) -> Lines:
+    flow: FlowRecord = strand.now
+    x = list(range(flow.T))
+    finite = np.concatenate([v[np.isfinite(v)] for v in (flow.direct, flow.adjoint)])
+    high = math.ceil(float(finite.max())) + 0.5 if finite.size else 0.0
+    low = max(high - 16.0, math.floor(float(finite.min())) - 0.5) if finite.size else -3.0
+    return Lines(
+        title=strand.label,
+        note=note(
+            [flow], "2-norms of dL/dz and ∂⁺L/∂y, in units of the loss per unit of state; medians over sequences"
+        ),
+        file=f"gradient-by-step-{strand.label}",
+        x=Axis("step k"),
+        y=Axis("norm", "log10", min(low, high - 3.0), high),
+        series=(
+            Series("through time", strand.colour, x, flow.adjoint, weight=2.5),
+            Series("direct", "muted", x, flow.direct, dash="dashed", weight=1.5),
+            Series("gain of one step ‖J‖", "ink", x, flow.step_gain, dash="dotted", weight=1.25),
+        ),
+        height=280,
+    )

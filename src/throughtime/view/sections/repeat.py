@@ -1,0 +1,134 @@
+"""What was trained, and how to repeat it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from throughtime.records import DataCard, Settings, Study
+from throughtime.view import words
+from throughtime.view.markup import Node, joined, tag, text
+from throughtime.view.page import Section, cell, facts
+from throughtime.view.subject import Subject, Trained
+from throughtime.view.tables import table
+
+# What a setting of None means.
+UNSET = {
+    "clip": "off",
+    "window": "the whole sequence",
+    "stride": "as window",
+    "patience": "never stop early",
+    "evaluate_every": "each epoch",
+    "checkpoint_every": "each evaluation",
+}
+
+
+def section(subject: Subject) -> Section:
+    """Command, seed, versions, data, machine; the cells and their settings."""
+    body: list[Node] = []
+    study = subject.study
+    if study is not None and study.command:
+        body.append(tag("pre", tag("code", study.command), class_="command", tabindex=0))
+    if subject.runs:
+        body.append(tag("div", _runs(subject.runs), class_="scroll"))
+    if study is not None:
+        body.append(_where(study, subject.runs))
+    if subject.runs:
+        body += [tag("h3", "Settings"), tag("div", _settings(subject.runs), class_="scroll")]
+    if subject.data is not None and subject.data.notes:
+        body += [
+            tag("h3", "What happened to the data on the way in"),
+            tag("ul", (tag("li", n) for n in subject.data.notes)),
+        ]
+    if not subject.runs:
+        flows = [strand.now for strand in subject.strands]
+        heads = ("Cell", "Layer", "Units", "Engine", "Optimiser steps", "Probe loss")
+        rows = [
+            (cell(s.label, s.colour), f.layer, words.count(f.H), f.engine, words.count(f.update), words.plain(f.loss))
+            for s, f in zip(subject.strands, flows, strict=True)
+        ]
+        body.append(tag("div", table(heads, rows), class_="scroll"))
+    return Section(
+        "repeat", "How to repeat it", "What was trained, and how do I repeat it?", _headline(subject), tuple(body)
+    )
+
+
+def _headline(subject: Subject) -> Node:
+    if not subject.runs:
+        measured = joined(cell(s.label, s.colour) for s in subject.strands)
+        return text("{} measured as found; the records do not say how it was trained.", measured)
+    seeds = sorted({one.run.seed for one in subject.runs})
+    seed = f"with seed {seeds[0]}" if len(seeds) == 1 else f"with seeds {', '.join(map(str, seeds))}"
+    names = joined(cell(one.label, one.colour) for one in subject.runs)
+    spent = words.duration(sum(one.run.seconds for one in subject.runs))
+    data = subject.data
+    if data is None:
+        return text("{} trained {} in {}; the records do not name the data.", names, seed, spent)
+    samples = words.some(data.sizes.get("train", 0), "sequence")
+    length = words.some(data.lengths[1], data.step)
+    again = "one command repeats it." if subject.study and subject.study.command else "no command was recorded."
+    return text("{} learned from {} of {} ({}) {}, in {}; {}", names, samples, length, data.name, seed, spent, again)
+
+
+def _runs(runs: Sequence[Trained]) -> Node:
+    heads = (
+        "Cell",
+        "Units",
+        "Layers",
+        "Readout",
+        "Options",
+        "Parameters",
+        "Engine",
+        "Seed",
+        "Updates",
+        "Time",
+        "Ended",
+    )
+    rows = []
+    for one in runs:
+        model = one.run.model
+        options = ", ".join(f"{name}={value}" for name, value in model.options.items()) or "–"
+        layers = f"{model.layers}, both directions" if model.bidirectional else str(model.layers)
+        sizes = (words.count(model.hidden), layers, model.readout, options, words.count(model.parameters), model.engine)
+        ran = (str(one.run.seed), words.count(len(one.run.updates)), words.duration(one.run.seconds), one.run.stopped)
+        rows.append((cell(one.label, one.colour), *sizes, *ran))
+    return table(heads, rows, stack=True)
+
+
+def _where(study: Study, runs: Sequence[Trained]) -> Node:
+    data = study.data
+    return facts(
+        {
+            "Data": f"{data.name}: {data.kind}, one step is one {data.step}; " + _shape(data),
+            "Samples": ", ".join(f"{words.count(size)} {split}" for split, size in data.sizes.items()),
+            "Data hash": tag("code", f"SHA-256 {data.digest}") if data.digest else None,
+            "Versions": ", ".join(f"{name} {version}" for name, version in study.versions.items()),
+            "Machine": study.machine,
+            "Time": study.created,
+        }
+    )
+
+
+def _shape(data: DataCard) -> str:
+    shortest, median, longest = data.lengths
+    length = f"{longest}" if shortest == longest else f"{shortest} to {longest}, half of them under {median}"
+    inputs = f"{words.count(data.inputs)} different ones" if data.tokens else f"{words.some(data.inputs, 'value')} each"
+    return f"{length} steps a sequence, {inputs}"
+
+
+def _settings(runs: Sequence[Trained]) -> Node:
+    """What all runs share is said once; else one column a run."""
+    settings = [one.run.settings for one in runs]
+    names = [f.name for f in dataclasses.fields(Settings)]
+    if all(each == settings[0] for each in settings):
+        return facts({name.replace("_", " "): _setting(settings[0], name) for name in names}, columns=True)
+    heads: list[Node] = ["Setting", *(cell(one.label, one.colour) for one in runs)]
+    rows = [[name.replace("_", " "), *(_setting(each, name) for each in settings)] for name in names]
+    return table(heads, rows)
+
+
+def _setting(settings: Settings, name: str) -> str:
+    value = getattr(settings, name)
+    if value is None:
+        return UNSET.get(name, "none")
+    return words.plain(value) if isinstance(value, float) else str(value)

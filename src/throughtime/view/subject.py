@@ -1,0 +1,145 @@
+"""What a report is about: records of any kind, brought into one shape, with a colour for each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from throughtime.errors import InputError
+from throughtime.records import DataCard, FlowRecord, RunRecord, Study
+
+Records = Study | RunRecord | FlowRecord
+
+# The cells everybody compares keep their colours from report to report; others take the next free one.
+HOME = {"elman": 1, "lstm": 0, "gru": 2}
+COLOURS = 8
+
+
+@dataclass(frozen=True)
+class Strand:
+    """One layer of one trained net, followed through its measurements."""
+
+    label: str
+    colour: str
+    run: RunRecord | None
+    flows: tuple[FlowRecord, ...]  # of one layer, in the order they were measured
+
+    @property
+    def before(self) -> FlowRecord | None:
+        """The untrained net."""
+        return next((flow for flow in self.flows if flow.moment == "before"), None)
+
+    @property
+    def now(self) -> FlowRecord:
+        """The net as it was last measured."""
+        return self.flows[-1]
+
+    @property
+    def trained(self) -> bool:
+        """Whether the last measurement came after any training."""
+        return self.now.moment != "before"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One run with the name and colour it has on the page."""
+
+    label: str
+    colour: str
+    run: RunRecord
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything a report is drawn from."""
+
+    title: str
+    study: Study | None
+    runs: tuple[Trained, ...]
+    strands: tuple[Strand, ...]
+    records: tuple[Records, ...]  # as given, for the diagnosis
+
+    @property
+    def data(self) -> DataCard | None:
+        """What the nets were trained on, where that is known."""
+        return self.study.data if self.study else None
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """Label -> colour."""
+        return {one.label: one.colour for one in self.runs} | {one.label: one.colour for one in self.strands}
+
+
+def subject(records: Records | Iterable[Records]) -> Subject:
+    """Bring a study, a run, a flow record, or several runs and flow records, into one shape.
+
+    Raises InputError if there is nothing, something else, or a study beside other records.
+    """
+    given = (records,) if isinstance(records, Records) else tuple(records)
+    if not given:
+        raise InputError("a report needs at least one record; give a Study, a RunRecord or a FlowRecord.")
+    for one in given:
+        if not isinstance(one, Records):
+            raise InputError(f"a report is drawn from Study, RunRecord and FlowRecord, not from {type(one).__name__}.")
+    study = next((one for one in given if isinstance(one, Study)), None)
+    if study is not None and len(given) > 1:
+        raise InputError("a study is one report; draw it alone, or give its runs (study.runs) beside the others.")
+    runs = study.runs if study is not None else tuple(one for one in given if isinstance(one, RunRecord))
+    loose = tuple(one for one in given if isinstance(one, FlowRecord))
+    labels = _unique([run.label for run in runs])
+    # Loose flow records of the same cell and layer are moments of one strand.
+    groups: dict[tuple[str, str], list[FlowRecord]] = {}
+    for flow in loose:
+        groups.setdefault((flow.cell, flow.layer), []).append(flow)
+    names = _unique([*labels, *_named([(cell, layer) for cell, layer in groups])])
+    colours = _colours(names, [*(run.model.cell for run in runs), *(cell for cell, _ in groups)])
+    trained = tuple(Trained(name, colour, run) for name, colour, run in zip(names, colours, runs, strict=False))
+    strands = [strand for one in trained for strand in _strands(one)]
+    own = zip(names[len(runs) :], colours[len(runs) :], groups.values(), strict=True)
+    strands += [Strand(name, colour, None, tuple(flows)) for name, colour, flows in own]
+    title = study.title if study is not None else " and ".join(names[:3]) + (" and others" if len(names) > 3 else "")
+    return Subject(title, study, trained, tuple(strands), given)
+
+
+def _strands(one: Trained) -> list[Strand]:
+    """A run's measurements by layer."""
+    layers = list(dict.fromkeys(flow.layer for flow in one.run.flows))
+    return [
+        Strand(
+            one.label if len(layers) == 1 else f"{one.label}, {layer}",
+            one.colour,
+            one.run,
+            tuple(flow for flow in one.run.flows if flow.layer == layer),
+        )
+        for layer in layers
+    ]
+
+
+def _named(cells: list[tuple[str, str]]) -> list[str]:
+    """A cell's name, with its layer where the name alone would not do."""
+    plain = [cell for cell, _ in cells]
+    return [cell if plain.count(cell) == 1 else f"{cell}, {layer}" for cell, layer in cells]
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names, numbered where one would stand twice."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
+def _colours(names: list[str], cells: list[str]) -> list[str]:
+    """A colour for each name; each its own as long as there are any left."""
+    free = [i for i in range(COLOURS) if i not in HOME.values()]
+    taken: set[int] = set()
+    found = []
+    for _, cell in zip(names, cells, strict=True):
+        home = HOME.get(cell)
+        if home is None or home in taken:
+            home = next((i for i in (*free, *range(COLOURS)) if i not in taken), len(taken) % COLOURS)
+        taken.add(home)
+        found.append(f"c{home}")
+    return found

@@ -1,0 +1,56 @@
+"""Fewer points that tell the same: long curves in stretches, large maps in blocks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from throughtime.records import Floats
+
+POINTS = 160  # of a curve
+
+
+def curve(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> tuple[Floats, Floats, Floats, Floats]:
+    """A curve in at most `points` stretches: the middle of each, its median, its smallest and its largest value.
+
+    Not finite values count as the largest of their stretch, so that a spike is never thinned away.
+    """
+    xs, ys = np.asarray(x, float), np.asarray(y, float)
+    if len(xs) <= points:
+        return xs, ys, ys, ys
+    cuts = np.linspace(0, len(xs), points + 1).astype(int)
+    stretches = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+    return (
+        np.array([xs[s][len(xs[s]) // 2] for s in stretches]),
+        np.array([np.median(ys[s]) for s in stretches]),
+        np.array([ys[s].min() for s in stretches]),
+        np.array([ys[s].max() for s in stretches]),
+    )
+
+
+def blocks(pairs: Floats, side: int) -> tuple[list[Floats], int]:
+    """The lower triangle of a (T, T) map as rows, in blocks so that it is at most `side` wide; the block's width.
+
+    A square stands for the largest of its pairs: what reaches back anywhere in it is not averaged away. NaN only
+    where no pair of it was measured.
+    """
+    T = pairs.shape[0]
+    width = max(1, math.ceil(T / side))
+    rows = []
+    for top in range(0, T, width):
+        row = []
+        for start in range(0, top + 1, width):
+            part = pairs[top : top + width, start : start + width]
+            lower = part[np.tril(np.ones(part.shape, bool), k=top - start)]
+            measured = lower[~np.isnan(lower)]
+            row.append(float(measured.max()) if measured.size else math.nan)
+        rows.append(np.array(row))
+    return rows, width
+
+
+def widest(T: int, panels: int, squares: int) -> int:
+    """How many steps a side, so that all panels together keep to so many squares."""
+    return max(8, min(T, int(math.sqrt(2 * squares / max(1, panels)))))
