@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ def load(file: File, options: Options) -> Dataset:
     Values are standardised by the training samples. Samples and steps count from 0 in messages.
     Raises InputError if the file is damaged, holds pickled objects, or its arrays do not fit each other.
     """
-    options.refuse_all_but(FITS, f"{file.name}, read as arrays,")
+    options.refuse_all_but(FITS, f"{file.name}, read as arrays")
     shares = checked(options.split)
     arrays = _arrays(file)
     x = _values(arrays, file.name)
@@ -63,7 +64,10 @@ def load(file: File, options: Options) -> Dataset:
 
 def _arrays(file: File) -> dict[str, NDArray[np.generic]]:
     try:
-        with np.load(io.BytesIO(file.data), allow_pickle=False) as opened:
+        opened = np.load(io.BytesIO(file.data), allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise InputError(f"{file.name}: holds one array without a name; save x and y together with numpy.savez.")
+        with opened:
             found = {name: opened[name] for name in opened.files}
     except ValueError as error:
         if "pickle" in str(error):
@@ -137,7 +141,11 @@ def _answers(
         if len(wrong):
             raise InputError(f"{name}, sequence {wrong[0]}: y is not a finite number; drop the sequence or mend it.")
         names = ("y",) if y.ndim == 1 else tuple(f"y{i}" for i in range(y.shape[1]))
-        return values(numbers, names, shares, seed, name, standardise)
+        answers = values(numbers, names, shares, seed, name, standardise)
+        if (numbers == np.round(numbers)).all():
+            note = "y is floating point, so it is read as values to predict; save whole numbers for classes"
+            answers = replace(answers, notes=(*answers.notes, note))
+        return answers
     if y.ndim == 2 or y.dtype.kind not in "biuU":
         raise InputError(
             f"{name}: y is {y.dtype} {y.shape}; it must be whole numbers or names ({count},) for classes, or floating "

@@ -29,7 +29,7 @@ def load(file: File, options: Options) -> Dataset:
     The first characters train, the last test; the vocabulary is that of the training split.
     Raises InputError if the text is too short.
     """
-    options.refuse_all_but(FITS, f"{file.name}, read as running text,")
+    options.refuse_all_but(FITS, f"{file.name}, read as running text")
     shares = checked(options.split)
     most, least_often = options.at_least("vocabulary", 3, _MOST), options.at_least("minimum_count", 1, 1)
     raw = file.text()

@@ -23,7 +23,7 @@ class Draws:
 
     def __init__(self, seed: int, *purpose: str | int) -> None:
         key = hashlib.sha256(repr((int(seed), *purpose)).encode()).digest()[:16]
-        self._bits = np.random.Philox(key=np.frombuffer(key, dtype="<u8").astype(np.uint64))
+        self._bits = np.random.Philox(key=int.from_bytes(key, "little"))
 
     def keys(self, count: int) -> NDArray[np.uint64]:
         """Random 64-bit integers, (count,)."""
@@ -39,7 +39,7 @@ class Draws:
 
     def one(self, limit: int) -> int:
         """One integer in 0..limit−1."""
-        return int(self.below(limit, 1)[0])
+        return (int(self._bits.random_raw()) >> 11) * limit >> 53
 
 
 def checked(shares: Sequence[float] | None) -> Shares:

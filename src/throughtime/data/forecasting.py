@@ -47,7 +47,7 @@ def load(table: Table, options: Options) -> Dataset:
     The earliest rows of each series train, the latest test. Values are standardised by the training rows.
     Raises InputError for a gap (unless `gaps` says how to fill it), an infinite number, or a series too short.
     """
-    options.refuse_all_but(FITS, f"{table.name}, read as a series of numbers,")
+    options.refuse_all_but(FITS, f"{table.name}, read as a series of numbers")
     shares = checked(options.split)
     rows = _filled_openly(table, _ordered(table, options), options)
     targets = _targets(table, rows, options)
@@ -62,10 +62,10 @@ def load(table: Table, options: Options) -> Dataset:
         mean, deviation = np.zeros_like(mean), np.ones_like(deviation)
     constant = [name for name, column in zip(rows.names, x[train].T, strict=True) if (column == column[0]).all()]
 
-    grain = deviation * 1e-5  # float32 holds no finer differences
+    tenths = 10.0 ** np.ceil(4 - np.log10(deviation))  # float32 holds no finer differences
 
     def spell(steps: Tensor) -> tuple[str, ...]:
-        original = np.round((steps.double().numpy() * deviation + mean) / grain) * grain
+        original = np.round((steps.double().numpy() * deviation + mean) * tenths) / tenths + 0.0
         return tuple(" ".join(f"{value:.6g}" for value in step) for step in original.tolist())
 
     every = targets == list(range(len(rows.names)))
@@ -155,6 +155,7 @@ def _ordered(table: Table, options: Options) -> _Rows:
         )
     time, clock = clocks.find(table, options)
     leave = {options.series, time}
+    asked = (options.target,) if isinstance(options.target, str) else options.target or ()
     names: list[str] = []
     columns: list[Floats] = []
     for name in frame.columns:
@@ -163,12 +164,12 @@ def _ordered(table: Table, options: Options) -> _Rows:
         found, stray = numbers(frame[name])
         if stray.any():
             at = int(np.flatnonzero(stray)[0])
-            if name in ((options.target,) if isinstance(options.target, str) else options.target or ()):
+            if name in asked:
                 raise InputError(
                     f'{table.where(at)}: "{name}" says "{frame[name][at]}", which is no number; mend the row.'
                 )
             # A few words among many numbers are a fault in the file; a column of words is another kind of column.
-            if stray.mean() < 0.05:
+            if stray.sum() < 0.05 * np.isfinite(found).sum():
                 raise InputError(
                     f'{table.where(at)}: "{name}" says "{frame[name][at]}", which is no number, though most of the '
                     "column is; mend or empty the cell."
@@ -176,7 +177,7 @@ def _ordered(table: Table, options: Options) -> _Rows:
             notes.append(f'column "{name}" left out: it holds words, such as "{frame[name][at]}"')
         elif np.isnan(found).all():
             notes.append(f'column "{name}" left out: it is empty')
-        elif frame.width > 1 and len(found) > 2 and (np.diff(found) == 1).all() and name != options.target:
+        elif frame.width > 1 and len(found) > 2 and (np.diff(found) == 1).all() and name not in asked:
             notes.append(f'column "{name}" left out: it only counts the rows')
         else:
             names.append(name)

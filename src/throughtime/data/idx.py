@@ -31,7 +31,7 @@ def load(path: Path, options: Options) -> Dataset:
 
     Raises InputError if one of the two files is absent or is not what its header says.
     """
-    options.refuse_all_but(FITS, f"{path.name}, read as images,")
+    options.refuse_all_but(FITS, f"{path.name}, read as images")
     beside = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
     images_file, labels_file = files.read(path), files.read(beside)
     images, labels = _array(images_file, 3), _array(labels_file, 1)

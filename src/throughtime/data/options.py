@@ -40,8 +40,8 @@ class Options:
         """Raise InputError if something was asked for that does not fit this source."""
         fits = set(fitting)
         for name in sorted(self.asked() - fits):
-            offered = ", ".join(flag(each) for each in sorted(fits)) or "only --seed"
-            raise InputError(f"{flag(name)} does not fit {source}, which takes {offered}; leave it out.")
+            offered = ", ".join(flag(each) for each in sorted(fits)) or "--seed"
+            raise InputError(f"{flag(name)} does not fit {source}; leave it out. What fits: {offered}.")
 
     def at_least(self, name: str, least: int, default: int) -> int:
         """A whole number that was asked for, or the default; raises InputError if it is under `least`."""

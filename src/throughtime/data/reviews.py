@@ -52,7 +52,7 @@ def prose(table: Table) -> list[str]:
         cells = [cell for cell in texts(column)[:2000] if cell]
         if not cells or len(set(cells)) <= len(cells) / 2:
             continue
-        lettered = sum(sum(any(c.isalpha() for c in word) for word in words.split(cell)) for cell in cells)
+        lettered = sum(word.replace("'", "").isalpha() for cell in cells for word in words.split(cell))
         if lettered / len(cells) >= 2:
             found.append(name)
     return found
@@ -64,7 +64,7 @@ def load(table: Table, options: Options) -> Dataset:
     The text is the last `max_length` words of each cell; the vocabulary is learned from the training rows.
     Raises InputError if the columns are not clear, or for the first row that cannot be used.
     """
-    options.refuse_all_but(FITS, f"{table.name}, read as texts with a label,")
+    options.refuse_all_but(FITS, f"{table.name}, read as texts with a label")
     shares = checked(options.split)
     longest = options.at_least("max_length", 1, LONGEST)
     most, least_often = options.at_least("vocabulary", 3, MOST_WORDS), options.at_least("minimum_count", 1, LEAST_OFTEN)
@@ -91,6 +91,11 @@ def load(table: Table, options: Options) -> Dataset:
     cut = [split_cells[i][-longest:] for i in kept]
     shortened = sum(len(split_cells[i]) > longest for i in kept)
     vocabulary = words.vocabulary((cut[row] for row in answers.rows[0]), most, least_often)
+    if len(vocabulary) == len((words.PADDING, words.UNKNOWN)):
+        raise InputError(
+            f"{table.name}: no word occurs {least_often} times in the training rows, so none would be known; give more "
+            "rows or pass --minimum-count 1."
+        )
     notes = (
         *table.notes,
         f'text from column "{text}", answers from column "{label}"',
@@ -157,6 +162,8 @@ def _columns(table: Table, options: Options) -> tuple[str, str]:
     if asked is not None:
         return text, asked
     candidates = [name for name in columns if name != text and _may_label(table.frame[name])]
+    # A column that says the same in every row is the answer only if no other can be.
+    candidates = [name for name in candidates if table.frame[name].n_unique() > 1] or candidates
     if len(candidates) != 1:
         found = f"columns {listed(candidates)} could all be the label" if candidates else "no column looks like a label"
         others = listed([name for name in columns if name != text]) or "none but the text"

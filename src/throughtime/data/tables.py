@@ -88,15 +88,21 @@ def known() -> tuple[str, ...]:
 
 
 def labelled_lines(file: File) -> Table | None:
-    """A text file in which every line is a text, a tab and a label, as a table; None if it is something else."""
+    """A text file whose lines are a text, a tab and a label, as a table; None if it is something else.
+
+    It is taken for one if most lines are so; the label of a line without a tab is empty.
+    """
     lines = [line.removesuffix("\r") for line in file.text().rstrip("\r\n").split("\n")]
-    if any(line.count("\t") != 1 for line in lines):
+    pairs = [line.rpartition("\t") for line in lines]
+    labels = {label.strip() for _, tab, label in pairs if tab}
+    if sum(line.count("\t") == 1 for line in lines) <= len(lines) / 2 or len(labels) > max(2, len(lines) // 4):
         return None
-    pairs = [line.split("\t") for line in lines]
-    labels = {label.strip() for _, label in pairs}
-    if len(lines) < 2 or len(labels) > max(2, len(lines) // 4):
-        return None
-    frame = pl.DataFrame({"text": [text for text, _ in pairs], "label": [label for _, label in pairs]})
+    frame = pl.DataFrame(
+        {
+            "text": [text if tab else label for text, tab, label in pairs],
+            "label": [label if tab else "" for _, tab, label in pairs],
+        }
+    )
     return Table(file.name, frame, 1, file.digest, ('no header: each line read as a "text", a tab, a "label"',))
 
 
@@ -116,6 +122,8 @@ def _delimited(file: File) -> Table:
         raise InputError(f"{file.name}: the file holds only blank lines; give one with data in it.")
     notes: tuple[str, ...] = ()
     head = [(cell or "").strip() for cell in frame.row(0)]
+    if not any(head):
+        raise InputError(f"{file.name}, row 1: the row is blank; the first row names the columns, or holds data.")
     body, first = frame.slice(1), 2
     same = _same_as(head, body)
     if _is_data(head, same):
