@@ -400,15 +400,21 @@ def test_most_serious_first() -> None:
     assert findings[-1].severity == "good"
 
 
-def test_every_layer_is_judged_and_the_run_once() -> None:
-    flows = [flow(0.5, layer=f"recurrent.{layer}", moment=when) for when in ("before", "after") for layer in (0, 1)]
-    record = study(run(*flows, score=0.17, updates=updates([2.0] * 30), settings=settings(window=8)))
-    assert [f.title.split(":")[0] for f in of("vanishing", record)] == [
-        "elman, layer recurrent.0",
-        "elman, layer recurrent.1",
+def test_the_layer_that_reaches_furthest_speaks_for_the_run() -> None:
+    """One layer that carries the gradient back is enough; stuck units are said of each."""
+    flows = [
+        flow(rate, layer=f"recurrent.{layer}", moment=when, saturation={"h": 0.8})
+        for when in ("before", "after")
+        for layer, rate in enumerate((0.5, 0.6, 0.4))
     ]
-    for rule in ("baseline", "clipping", "window"):
+    record = study(run(*flows, score=0.17, updates=updates([2.0] * 30), settings=settings(window=8)))
+    for rule in ("baseline", "clipping", "window", "vanishing"):
         assert len(of(rule, record)) == 1
+    assert one("vanishing", record).title.startswith("elman, layer recurrent.1: after training 1% of the gradient")
+    assert len(of("saturation", record)) == 3
+    reaching = study(run(*flows, flow(0.99, layer="recurrent.3"), score=0.17))
+    assert not of("vanishing", reaching)
+    assert one("reach", reaching).severity == "good"
 
 
 def test_during_counts_where_training_never_ended() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from throughtime.diagnosis.baseline import baseline
 from throughtime.diagnosis.case import Case
@@ -44,17 +45,22 @@ def _cases(record: FlowRecord | RunRecord | Study) -> Iterator[Case]:
 
 
 def _layers(run: RunRecord, data: DataCard | None, command: str) -> Iterator[Case]:
-    """A case for each recurrent layer that was measured; one without flow if none was."""
+    """A case for each recurrent layer that was measured; one without flow if none was.
+
+    It is enough that one layer carries the gradient back, so the one that reaches furthest leads.
+    """
     layers = tuple(dict.fromkeys(flow.layer for flow in run.flows))
-    for number, layer in enumerate(layers):
+    cases = []
+    for layer in layers:
         flows = [flow for flow in run.flows if flow.layer == layer]
-        before, judged = (
-            _last(flows, "before"),
-            _last(flows, "after") or _last(flows, "during") or _last(flows, "before"),
-        )
-        yield Case(judged, before, run, data, command, len(layers), first=number == 0)
-    if not layers:
+        before = _last(flows, "before")
+        judged = _last(flows, "after") or _last(flows, "during") or before
+        cases.append(Case(judged, before, run, data, command, len(layers), leads=False))
+    if not cases:
         yield Case(None, None, run, data, command)
+        return
+    furthest = max(cases, key=lambda case: -1 if case.horizon is None else case.horizon)
+    yield from (replace(case, leads=case is furthest) for case in cases)
 
 
 def _last(flows: list[FlowRecord], moment: str) -> FlowRecord | None:

@@ -15,7 +15,7 @@ from throughtime.records import Finding
 def baseline(case: Case) -> Iterator[Finding]:
     """A score that is no better than the obvious guess, by more than luck would have it."""
     run, data, result = case.run, case.data, case.result
-    if run is None or data is None or result is None or not case.first:
+    if run is None or data is None or result is None or not case.leads:
         return
     if math.isfinite(result.score) and _beats(
         result.score, data.baseline, data.metric, data.sizes.get(result.split, 0)

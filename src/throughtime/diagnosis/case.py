@@ -27,7 +27,7 @@ class Case:
     data: DataCard | None = None
     command: str = ""  # what started the study; empty if that is not known
     layers: int = 1  # of the run
-    first: bool = True  # whether this is the run's first layer, for rules about the run as a whole
+    leads: bool = True  # whether no other layer of the run reaches further back: it speaks for the whole run
 
     @property
     def cell(self) -> str:

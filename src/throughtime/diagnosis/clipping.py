@@ -18,7 +18,7 @@ def clipping(case: Case) -> Iterator[Finding]:
     "always" acts always and "percentile" on a fixed share, both by what they are, so they are not judged.
     """
     run = case.run
-    if run is None or not case.first or run.settings.clip is None or len(run.updates) < JUDGED:
+    if run is None or not case.leads or run.settings.clip is None or len(run.updates) < JUDGED:
         return
     if run.settings.clip_by in ("always", "percentile"):
         return

@@ -22,12 +22,12 @@ def exploding(case: Case) -> Iterator[Finding]:
     finite = norms[np.isfinite(norms)]
     typical = float(np.median(finite)) if finite.size else 0.0
     spike = float(finite.max()) / typical if typical > 0 else 0.0
-    about_run = case.first and (bool(broken) or spike >= SPIKE)
+    about_run = case.leads and (bool(broken) or spike >= SPIKE)
     grown = peak is not None and peak[1] >= GROWS
     if not (grown or about_run):
         return
     severity: Literal["serious", "warning", "note"] = "warning"
-    if (broken and case.first) or (peak is not None and peak[1] >= EXPLODES):
+    if (broken and case.leads) or (peak is not None and peak[1] >= EXPLODES):
         severity = "serious"
     if case.learned and not broken:
         severity = "note"
@@ -40,7 +40,7 @@ def exploding(case: Case) -> Iterator[Finding]:
     else:
         title = f"{case.subject}: the largest gradient norm was {spike:.3g} times the median one."
     evidence = list(_evidence(case.flow)) if grown and case.flow is not None else []
-    if case.first and finite.size and case.run is not None:
+    if case.leads and finite.size and case.run is not None:
         worst = int(np.nanargmax(np.where(np.isfinite(norms), norms, -math.inf)))
         evidence.append(
             f"Gradient norm over {norms.size} updates: {typical:.3g} in the median, {finite.max():.3g} at update "

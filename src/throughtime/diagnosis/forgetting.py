@@ -15,7 +15,9 @@ from throughtime.records import Finding
 
 def forgetting(case: Case) -> Iterator[Finding]:
     """A memory gate f so far shut at the start that even its most open unit keeps under 1% (f^lag) over the lag."""
-    if case.before is None or case.need is None or case.need.steps < 2 or "carousel" not in case.before.ports:
+    if not case.leads or case.before is None or case.need is None or case.need.steps < 2:
+        return
+    if "carousel" not in case.before.ports:
         return
     name = next((gate for gate in KEEPING if gate in case.before.gates), None)
     if name is None:

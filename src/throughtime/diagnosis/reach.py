@@ -12,9 +12,10 @@ from throughtime.records import Finding
 def reach(case: Case) -> Iterator[Finding]:
     """A reach that suffices, one that no need is known for, or none that was measured."""
     flow, horizon, need = case.flow, case.horizon, case.need
+    if not case.leads:
+        return
     if flow is None or horizon is None:
-        if case.first:
-            yield _unmeasured(case)
+        yield _unmeasured(case)
         return
     at_least = "at least " if case.censored else ""
     evidence = [

@@ -7,7 +7,7 @@ GROWS = 1.0  # log10: ten times its size at some lag; one ordinary clipping thre
 EXPLODES = 3.0  # log10: a thousand times; an update follows one direction of one sequence and nothing else
 SPIKE = 100.0  # largest gradient norm over the median one: a cliff was met, as in Pascanu et al. 2013, figure 6
 
-SATURATED = 0.5  # share of units and steps: most of them pass on less than a fifth of the slope they could
+SATURATED = 0.5  # share of units and steps: most of them have under a tenth of the slope they could have
 
 JUDGED = 20  # updates: fewer say nothing about how often clipping acts
 NEARLY_ALWAYS = 0.9  # share of updates clipped: the threshold sets the length of every step

@@ -17,7 +17,9 @@ from throughtime.records import Finding, FlowRecord
 def vanishing(case: Case) -> Iterator[Finding]:
     """A horizon short of what is needed (and not merely short of what was measured)."""
     flow, horizon, need = case.flow, case.horizon, case.need
-    if flow is None or horizon is None or need is None or case.censored or horizon >= need.steps:
+    if not case.leads or flow is None or horizon is None or need is None:
+        return
+    if case.censored or horizon >= need.steps:
         return
     wanted = f"the task needs {need.steps}" if need.known else f"the first step lies {need.steps} back"
     cure = remedy(case, need)
@@ -71,8 +73,8 @@ def _where(flow: FlowRecord) -> Iterator[str]:
     if not np.isnan(flow.step_gain).all():
         step = int(np.nanargmin(flow.step_gain))
         yield (
-            f"No direction keeps more than ‖J_k‖₂ of itself in step k: {factor(_median(flow.step_gain))} in the "
-            f"median, {factor(float(flow.step_gain[step]))} at step {step}."
+            f"A step can keep at most ‖J_k‖₂ of it: {factor(_median(flow.step_gain))} in the median, "
+            f"{factor(float(flow.step_gain[step]))} at step {step}."
         )
 
 

@@ -16,7 +16,7 @@ def window(case: Case) -> Iterator[Finding]:
     A window of n steps lets a gradient cross at most n − 1 of them.
     """
     run = case.run
-    if run is None or run.settings.window is None or not case.first:
+    if run is None or run.settings.window is None or not case.leads:
         return
     size = run.settings.window
     if case.data is not None and size >= case.data.lengths[2]:
