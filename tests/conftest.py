@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+from tests.tree import ROOT
+
 MAY_SKIP = ("gpu", "realdata")
 NOTHING_MAY_BE_MISSING = os.environ.get("CI") == "true"
 
@@ -77,12 +78,6 @@ def _known_state() -> Iterator[None]:
 def rng() -> np.random.Generator:
     """numpy's generator, the same numbers in every run."""
     return np.random.default_rng(0)
-
-
-@pytest.fixture(scope="session")
-def root() -> Path:
-    """The repository."""
-    return ROOT
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.tree import ROOT, kept
+
 PACKAGE = ROOT / "src" / "throughtime"
 
 # From the ground up. A module imports from floors under its own; those that share a floor do not know each other,
@@ -225,22 +226,10 @@ def test_nothing_reaches_for_a_network() -> None:
     assert not used, used
 
 
-def tracked() -> list[Path]:
-    """The files of the tree that are kept, and those that are new and not ignored."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
-
-
 def test_no_file_holds_too_much() -> None:
     long = {
         str(file.relative_to(ROOT)): count
-        for file in tracked()
+        for file in kept()
         if file.suffix in SOURCES and (count := len(file.read_text(encoding="utf-8").splitlines())) > MOST_LINES
     }
     assert not long, f"more than {MOST_LINES} lines, so it probably holds two ideas: {long}"
@@ -249,7 +238,7 @@ def test_no_file_holds_too_much() -> None:
 @pytest.mark.parametrize("what", FORBIDDEN_TEXT)
 def test_no_machine_is_named(what: str) -> None:
     found = []
-    for file in tracked():
+    for file in kept():
         try:
             text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import throughtime
+from tests.tree import ROOT, kept
 
-ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -57,13 +57,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_the_wheel_holds_every_file_of_the_package(wheel: set[str]) -> None:
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "src"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    kept = {name.removeprefix("src/") for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()}
-    assert "throughtime/py.typed" in kept
-    assert kept <= wheel, f"not in the wheel: {sorted(kept - wheel)}; see package-data in pyproject.toml"
+    files = {str(path.relative_to(SOURCE)) for path in kept("src")}
+    assert "throughtime/py.typed" in files
+    assert files <= wheel, f"not in the wheel: {sorted(files - wheel)}; see package-data in pyproject.toml"
 
 
 def test_the_wheel_holds_the_built_pictures_and_nothing_else(wheel: set[str]) -> None:

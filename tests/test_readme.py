@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.snippets import arguments, blocks, broken_links, commands, complaint, run
+from tests.tree import ROOT
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 
