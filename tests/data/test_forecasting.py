@@ -167,7 +167,8 @@ def refused(tmp_path, text, match, name="s.csv", **options):
 def test_what_cannot_be_forecast(tmp_path):
     lines = [f"{i / 3},{i * i}\n" for i in range(50)]
     good = "a,b\n" + "".join(lines)
-    refused(tmp_path, good.replace(lines[4], "inf,3\n"), r's.csv, row 6: "a" is infinite')
+    refused(tmp_path, good.replace(lines[4], "inf,3\n"), r's.csv, row 6: "a" is inf, beyond 1e.18; mend')
+    refused(tmp_path, good.replace(lines[4], "-1e300,3\n"), r's.csv, row 6: "a" is -1e.300, beyond 1e.18')
     refused(
         tmp_path, good.replace(lines[4], "oops,3\n"), r's.csv, row 6: "a" says "oops", which is no number, though most'
     )
@@ -187,6 +188,8 @@ def test_what_cannot_be_forecast(tmp_path):
         r'row 5: time "t" says "x"',
         time="t",
     )
+    early = "a,b\n" + "".join(f"{i * i if i > 80 else ''},{i * i}\n" for i in range(100))
+    refused(tmp_path, early, r's.csv: no training row has a value of "a"; take the column out', gaps="previous")
     late = "a\n" + "".join("NA\n" if i > 80 else f"{i * i}\n" for i in range(100))
     refused(tmp_path, late, r"every row to be predicted in the validation split has a gap", gaps="previous")
 
@@ -209,3 +212,11 @@ def test_a_table_of_numbers_without_a_header(tmp_path):
     data = tt.data.load(write(tmp_path / "s.csv", "".join(f"{i * i},{i % 5}\n" for i in range(50))))
     assert data.card.labels == ("column 1", "column 2")
     assert sum(len(whole(split)[0]) + 1 for split in (data.train, data.valid, data.test)) == 50
+
+
+def test_tiny_and_constant_numbers_are_told_apart(tmp_path):
+    rows = pl.DataFrame({"tiny": walk() * 1e-20, "constant": [0.1] * 200})
+    data = tt.data.load(write_table(rows, tmp_path / "s.csv"))
+    x, _ = whole(data.train)
+    assert np.std(x[:, 0]) == pytest.approx(1, rel=0.02)
+    assert np.abs(x[:, 1]).max() < 1e-6

@@ -16,6 +16,7 @@ from throughtime.data.draws import Shares, cut
 from throughtime.errors import InputError
 
 MOST_LABELS = 1000
+LARGEST = 1e18  # a larger number's square would not fit into 32 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +111,7 @@ def moments(x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.fl
     mean = np.nanmean(x, axis=0, dtype=np.float64)
     spread = np.nanstd(x, axis=0, dtype=np.float64)
     # Rounding gives a constant column a spread near zero, which must not be divided by.
-    return np.asarray(mean), np.where(spread > 1e-12 * np.maximum(1.0, np.abs(mean)), spread, 1.0)
+    return np.asarray(mean), np.where(spread > np.maximum(1e-100, 1e-12 * np.abs(mean)), spread, 1.0)
 
 
 def _ordered(labels: set[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from throughtime.data.answers import Answers, classes, moments, values
+from throughtime.data.answers import LARGEST, Answers, classes, moments, values
 from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
@@ -113,14 +113,14 @@ def _lengths(arrays: dict[str, NDArray[np.generic]], name: str, count: int, long
 
 
 def _refuse_gaps(flat: NDArray[np.float64], lengths: NDArray[np.int64], name: str) -> None:
-    wrong = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+    wrong = np.flatnonzero(~(np.abs(flat) <= LARGEST).all(axis=1))
     if len(wrong):
         at = int(wrong[0])
         sequence = int(np.searchsorted(np.cumsum(lengths), at, side="right"))
         step = at - int(lengths[:sequence].sum())
         raise InputError(
-            f"{name}, sequence {sequence}, step {step}: x is not a finite number ({len(wrong):,} such steps in all); "
-            "fill the gaps or drop these sequences."
+            f"{name}, sequence {sequence}, step {step}: x is not a number up to {LARGEST:.0e} "
+            f"({len(wrong):,} such steps in all); fill the gaps or drop these sequences."
         )
 
 
@@ -137,9 +137,11 @@ def _answers(
         raise InputError(f"{name}: y is {y.shape}, but x has {count} sequences; y must be ({count},) or ({count}, O).")
     if y.dtype.kind == "f":
         numbers = y.astype(np.float64).reshape(count, -1)
-        wrong = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
+        wrong = np.flatnonzero(~(np.abs(numbers) <= LARGEST).all(axis=1))
         if len(wrong):
-            raise InputError(f"{name}, sequence {wrong[0]}: y is not a finite number; drop the sequence or mend it.")
+            raise InputError(
+                f"{name}, sequence {wrong[0]}: y is not a number up to {LARGEST:.0e}; drop the sequence or mend it."
+            )
         names = ("y",) if y.ndim == 1 else tuple(f"y{i}" for i in range(y.shape[1]))
         answers = values(numbers, names, shares, seed, name, standardise)
         if (numbers == np.round(numbers)).all():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime.data import clocks
-from throughtime.data.answers import moments
+from throughtime.data.answers import LARGEST, moments
 from throughtime.data.assembly import sizes, spread
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import Shares, checked
@@ -54,6 +54,11 @@ def load(table: Table, options: Options) -> Dataset:
     parts = [_cut(run, shares, table.name) for run in rows.runs]
     x, gap = rows.x, np.isnan(rows.x)
     train = np.concatenate([np.arange(*part[0]) for part in parts])
+    unknown = [name for name, holes in zip(rows.names, gap[train].all(axis=0), strict=True) if holes]
+    if unknown:
+        raise InputError(
+            f"{table.name}: no training row has a value of {listed(unknown)}; take the column out of the file."
+        )
     mean, deviation = moments(x[train])
     x = _carried(x, rows.runs, mean)
     standardise = options.standardise is not False
@@ -205,10 +210,12 @@ def _ordered(table: Table, options: Options) -> _Rows:
 
 def _filled_openly(table: Table, rows: _Rows, options: Options) -> _Rows:
     """The rows with a note on their gaps; raises InputError for the first gap unless it is to be filled."""
-    if np.isinf(rows.x).any():
-        at, column = (int(i) for i in np.argwhere(np.isinf(rows.x))[0])
+    large = np.abs(rows.x) > LARGEST
+    if large.any():
+        at, column = (int(i) for i in np.argwhere(large)[0])
         raise InputError(
-            f'{table.where(int(rows.place[at]))}: "{rows.names[column]}" is infinite; mend or empty the cell.'
+            f'{table.where(int(rows.place[at]))}: "{rows.names[column]}" is {rows.x[at, column]}, beyond '
+            f"{LARGEST:.0e}; mend or empty the cell."
         )
     gap = np.isnan(rows.x)
     if options.gaps not in (None, "refuse", "previous"):

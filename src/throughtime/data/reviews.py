@@ -5,7 +5,6 @@ Dimensions: N rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import chain
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime.data import words
-from throughtime.data.answers import MOST_LABELS, Answers, classes, values
+from throughtime.data.answers import LARGEST, MOST_LABELS, Answers, classes, values
 from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
@@ -196,7 +195,9 @@ def _label_fault(said: list[str], _value: NDArray[np.float64], label: str) -> Ca
 
 
 def _number_fault(said: list[str], value: NDArray[np.float64], label: str) -> Callable[[int], str | None]:
-    return lambda i: None if math.isfinite(value[i]) else f'target "{label}" is "{said[i]}", which is no finite number'
+    return lambda i: (
+        None if abs(value[i]) <= LARGEST else f'target "{label}" is "{said[i]}", which is no number up to {LARGEST:.0e}'
+    )
 
 
 def _usable(

@@ -231,7 +231,7 @@ def _cell(value: object) -> str | None:
 def _parquet(file: File) -> Table:
     try:
         frame = pl.read_parquet(io.BytesIO(file.data))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:  # a panic is polars' own fault
         reason = str(error).splitlines()[0]
         raise InputError(f"{file.name}: this Parquet file is damaged ({reason}); fetch it again.") from None
     if not frame.height:
