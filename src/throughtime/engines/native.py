@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +16,7 @@ from throughtime.cells.cell import Cell, State
 from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU
 from throughtime.cells.lstm import LSTM
+from throughtime.engines.layers import LayerByLayer
 from throughtime.engines.seam import Engine, Job, Stack, Stacked, StackEngine, Unrolled
 
 Kernel = Callable[..., tuple[Tensor, ...]]  # output, then what is left of the state
@@ -44,6 +47,32 @@ def mode(cell: Cell) -> str | None:
     return None
 
 
+class Native(Engine):
+    """One cell in one direction through torch.nn's kernels, where what they return is all that is asked for."""
+
+    name: ClassVar = "native"
+
+    def why_not(self, job: Job) -> str | None:
+        """As for stacks, and whatever needs the inside of a step."""
+        reason = _why_not(job.cell, job.x, job.damping)
+        if reason is None and job.inside and type(job.cell) is not Elman:
+            return "torch.nn's kernels do not show the gates and states inside the sequence."
+        return reason
+
+    def run(self, job: Job) -> Unrolled:
+        """One call of the kernel, or one for each different length."""
+        output, final = _once(job, job.x, job.state) if job.lengths is None else _by_length(job)
+        return Unrolled(
+            cell=job.cell,
+            states={job.cell.parts[-1]: output},
+            gates={},
+            final=final,
+            engine=self.name,
+            initial=job.state,
+            lengths=job.lengths,
+        )
+
+
 class NativeStack(StackEngine):
     """Whole stacks through torch.nn's kernels: layers, directions, packed sequences, dropout.
 
@@ -53,48 +82,19 @@ class NativeStack(StackEngine):
 
     name = "native"
 
+    def __init__(self) -> None:
+        self._by_length = LayerByLayer(Native())
+
     def why_not(self, stack: Stack) -> str | None:
         """Cells and calls that torch.nn has no kernel for."""
-        reason = _why_not(stack.cells[0], stack.x, stack.damping)
-        sizes = stack.batch_sizes
-        if reason is None and sizes is not None and int(sizes[0]) < stack.state["h"].shape[1]:
-            return _EMPTY
-        return reason
+        return _why_not(stack.cells[0], stack.x, stack.damping)
 
     def run(self, stack: Stack) -> Stacked:
-        """One call of the kernel."""
+        """One call of the kernel, or one for each different length where it must be or is faster."""
+        if stack.batch_sizes is not None and _better_by_length(stack, stack.batch_sizes):
+            return self._by_length.run(stack)
         output, final = _call(stack)
         return Stacked(output, final, self.name)
-
-
-class Native(Engine):
-    """One cell in one direction through torch.nn's kernels, where what they return is all that is asked for."""
-
-    name: ClassVar = "native"
-
-    def why_not(self, job: Job) -> str | None:
-        """As for stacks, and whatever needs the inside of a step."""
-        reason = _why_not(job.cell, job.x, job.damping)
-        if reason is not None:
-            return reason
-        if job.lengths is not None:
-            return "torch.nn's kernels put out zeros past a sequence's length, not the state that is held there."
-        if job.inside and type(job.cell) is not Elman:
-            return "torch.nn's kernels do not show the gates and states inside the sequence."
-        return None
-
-    def run(self, job: Job) -> Unrolled:
-        """One call of the kernel."""
-        stack = Stack((job.cell,), (job.parameters,), job.x, job.state.map(lambda part: part.unsqueeze(0)))
-        output, final = _call(stack)
-        return Unrolled(
-            cell=job.cell,
-            states={job.cell.parts[-1]: output},
-            gates={},
-            final=final.map(lambda part: part.squeeze(0)),
-            engine=self.name,
-            initial=job.state,
-        )
 
 
 _EMPTY = "torch.nn's kernels do not run a sequence of length 0."
@@ -115,6 +115,61 @@ def _why_not(cell: Cell, x: Tensor, damping: float | None) -> str | None:
     if theirs == "LSTM" and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return "torch.nn's LSTM kernel fails under autocast on CPUs without bfloat16 instructions."
     return None
+
+
+def _better_by_length(stack: Stack, batch_sizes: Tensor) -> bool:
+    """Whether a packed stack runs in one call for each different length, instead of one for all.
+
+    It must where there is a sequence of length 0, which torch's packed kernels refuse. It pays for the LSTM in
+    float32 on the CPU: packed, torch misses oneDNN's kernel, which is several times as fast, but takes a while to
+    start. The bound is from measurements: past it the ratio was 0.6 or less, before it more than 1 was seen.
+    """
+    if int(batch_sizes[0]) < stack.state["h"].shape[1]:
+        return True
+    x = stack.x
+    if type(stack.cells[0]) is not LSTM or x.dtype != torch.float32 or x.device.type != "cpu":
+        return False
+    pieces = len(torch.unique_consecutive(batch_sizes))
+    if pieces == 1:  # torch sees by itself that nothing is packed
+        return False
+    return len(batch_sizes) >= 15 + 5 * pieces and torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()
+
+
+def _by_length(job: Job) -> tuple[Tensor, State]:
+    """Run all sequences to the end of the shortest, those that are left to the end of the next, and so on."""
+    assert job.lengths is not None
+    x, running = job.x, job.state
+    ends = job.lengths.tolist()
+    order = sorted(range(len(ends)), key=lambda b: -ends[b])
+    if order != list(range(len(ends))):
+        back = [0] * len(order)
+        for rank, b in enumerate(order):
+            back[b] = rank
+        at = torch.tensor(order, device=x.device)
+        turned = replace(job, x=x[:, at], state=running.map(lambda part: part[at]), lengths=job.lengths[at])
+        output, final = _by_length(turned)
+        return output[:, back], final.map(lambda part: part[back])
+
+    stops = sorted({0, *ends, len(x)})
+    outputs: list[Tensor] = []
+    ended: list[State] = []  # of the sequences that are done, shortest last
+    for stop, piece in zip(stops[1:], torch.split(x, [b - a for a, b in pairwise(stops)]), strict=True):
+        left = sum(end >= stop for end in ends)
+        ended.insert(0, State(**{name: part[left:] for name, part in running.items()}))
+        running = State(**{name: part[:left] for name, part in running.items()})
+        held = torch.cat([state.h for state in ended]).expand(len(piece), -1, -1)
+        if left:
+            output, running = _once(job, piece[:, :left], running)
+            held = torch.cat([output, held], dim=1)
+        outputs.append(held)
+    final = State(**{part: torch.cat([state[part] for state in (running, *ended)]) for part in job.cell.parts})
+    return torch.cat(outputs), final
+
+
+def _once(job: Job, x: Tensor, state: State) -> tuple[Tensor, State]:
+    stack = Stack((job.cell,), (job.parameters,), x, state.map(lambda part: part.unsqueeze(0)))
+    output, final = _call(stack)
+    return output, final.map(lambda part: part.squeeze(0))
 
 
 def _call(stack: Stack) -> tuple[Tensor, State]:
