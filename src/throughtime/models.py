@@ -76,14 +76,15 @@ class Net(nn.Module):
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         forget_bias: float | None = None,
+        input_init: Literal["lecun"] | None = None,
         recurrent_init: Literal["orthogonal", "identity"] | None = None,
         chrono: float | None = None,
     ) -> Net:
         """A model for data of this kind; every parameter is drawn from `seed` alone, and no generator is touched.
 
         `embedding` None: 64 units for tokens, or as many as there are tokens if those are fewer. `readout` None:
-        "every" for data whose next step is asked for, else "last". `dropout` acts on embedded tokens and between
-        layers; `options` are the cell's. All else as in `Recurrent`.
+        "every" for data whose next step is asked for, else "last". `dropout` acts on embedded tokens, between
+        layers and before the head; `options` are the cell's. All else as in `Recurrent`.
 
         Raises CellError for sizes or options that do not fit.
         """
@@ -100,6 +101,7 @@ class Net(nn.Module):
                 bidirectional=bidirectional,
                 engine=engine,
                 forget_bias=forget_bias,
+                input_init=input_init,
                 recurrent_init=recurrent_init,
                 chrono=chrono,
                 **(options or {}),
@@ -118,7 +120,7 @@ class Net(nn.Module):
 
     def decode(self, output: Tensor, lengths: Tensor) -> Tensor:
         """The prediction from output (T, B, H·D), zero past each length: (B, O), or (T, B, O) for "every"."""
-        prediction: Tensor = self.head(self._read(output, lengths))
+        prediction: Tensor = self.head(self.dropout(self._read(output, lengths)))
         return prediction
 
     def forward(

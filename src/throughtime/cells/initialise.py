@@ -22,21 +22,27 @@ def initialise(
     parameters: Parameters,
     *,
     forget_bias: float | None = None,
+    inputs: Literal["lecun"] | None = None,
     recurrent: Literal["orthogonal", "identity"] | None = None,
     chrono: float | None = None,
     generator: torch.Generator | None = None,
 ) -> None:
     """Draw all of a cell's parameters as torch.nn does, in its order, then set what was asked for.
 
-    `forget_bias`: see `set_forget_bias`; `recurrent`: the recurrent matrices; `chrono`: the longest lag, in steps.
+    `forget_bias`: see `set_forget_bias`; `inputs`: see `lecun`; `recurrent`: the recurrent matrices; `chrono`: the
+    longest lag, in steps.
 
     Raises CellError if both `forget_bias` and `chrono` are given, or the cell has not what they set.
     """
     if forget_bias is not None and chrono is not None:
         raise CellError("forget_bias and chrono both set the forget gate's bias; choose one")
+    if inputs not in (None, "lecun"):
+        raise CellError(f'input weights start "lecun", got {inputs!r}')
     if recurrent not in (None, "orthogonal", "identity"):
         raise CellError(f'recurrent weights start "orthogonal" or "identity", got {recurrent!r}')
     cell.reset_parameters(parameters, generator=generator)
+    if inputs == "lecun":
+        lecun(parameters, generator=generator)
     if recurrent == "orthogonal":
         orthogonal(cell, parameters, generator=generator)
     elif recurrent == "identity":
@@ -45,6 +51,18 @@ def initialise(
         set_forget_bias(cell, parameters, forget_bias)
     if chrono is not None:
         set_chrono(cell, parameters, chrono, generator=generator)
+
+
+def lecun(parameters: Parameters, *, generator: torch.Generator | None = None) -> None:
+    """Draw the input weights from N(0, 1/I), so that inputs of size 1 make pre-activations of size 1, whatever I is.
+
+    Source: LeCun, Bottou, Orr, Müller 1998, "Efficient BackProp", section 4.6.
+    """
+    weight = parameters.get("weight_ih")
+    if weight is None:
+        raise CellError("this cell has no input weights, so none to start as lecun; leave the option out")
+    with torch.no_grad():
+        weight.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
 
 
 def orthogonal(cell: Cell, parameters: Parameters, *, generator: torch.Generator | None = None) -> None:

@@ -31,8 +31,9 @@ class Recurrent(nn.Module):
 
     `dropout` zeroes outputs of all layers but the last while training. `engine` is "auto" (the fastest that serves),
     "native" or "reference"; `served` names the one that served last. Parameters are drawn as torch.nn draws them,
-    then `forget_bias` (the sum of the gate's biases), `recurrent_init` ("orthogonal", "identity") and `chrono` (the
-    longest lag in steps) are applied in every layer and direction. Further keywords are the cell's options.
+    then `forget_bias` (the sum of the gate's biases), `input_init` ("lecun"), `recurrent_init` ("orthogonal",
+    "identity") and `chrono` (the longest lag in steps) are applied in every layer and direction. Further keywords are
+    the cell's options.
 
     On the CPU every derivative of every order is there. On a GPU the native engine is cuDNN, which does not
     differentiate twice: ask for engine="reference" there.
@@ -55,6 +56,7 @@ class Recurrent(nn.Module):
         *,
         engine: str = "auto",
         forget_bias: float | None = None,
+        input_init: Literal["lecun"] | None = None,
         recurrent_init: Literal["orthogonal", "identity"] | None = None,
         chrono: float | None = None,
         device: torch.device | str | None = None,
@@ -76,6 +78,7 @@ class Recurrent(nn.Module):
         self.engine = engine
         self.served: str | None = None  # the engine that served last
         self.forget_bias = forget_bias
+        self.input_init = input_init
         self.recurrent_init = recurrent_init
         self.chrono = chrono
 
@@ -128,6 +131,7 @@ class Recurrent(nn.Module):
                 self.cells[layer],
                 self.parameters_of(layer, direction),
                 forget_bias=self.forget_bias,
+                inputs=self.input_init,
                 recurrent=self.recurrent_init,
                 chrono=self.chrono,
             )

@@ -1,0 +1,141 @@
+"""What the verbs that train share: settle the plan, run the study on the screen, print the result."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from throughtime.cli.options import Reading, Running, SettingsOptions, ShapeOptions, given
+from throughtime.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from throughtime.data.dataset import Dataset
+    from throughtime.study.folder import Folder, Origin
+
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+
+
+def hold(
+    source: str | None,
+    cells: str | None,
+    usual_cells: str,
+    reading: Reading,
+    shape: ShapeOptions,
+    settings: SettingsOptions,
+    running: Running,
+) -> None:
+    """Run a study from the command line's values, or go on with one."""
+    chosen = {**given(reading), **given(shape), **given(settings)}
+    if running.resume is not None:
+        if cells is not None or chosen or running.out is not None or running.overwrite or running.dry_run:
+            raise InputError("--resume goes on with the plan in its folder; give no cell, setting or --out beside it.")
+    elif source is None:
+        raise InputError(
+            "no source was named: give a file (a table, text or .npz) or one of digits, adding, copy, order, jane; "
+            "or --resume FOLDER."
+        )
+
+    from throughtime.study import run as study
+    from throughtime.study.folder import Folder, fresh
+    from throughtime.study.plan import parse_cells
+
+    if running.resume is not None:
+        place = Folder(running.resume)
+        _run(*study.reopen(place), place, running)
+        return
+    assert source is not None
+    origin, dataset = study.prepare(
+        source,
+        parse_cells(cells or usual_cells),
+        given(reading),
+        given(shape),
+        _clipping(given(settings)),
+        seed=running.seed,
+        device=running.device,
+        trackers=tuple(running.tracker or ()),
+        command=shlex.join(["throughtime", *sys.argv[1:]]),
+    )
+    if running.dry_run:
+        with tempfile.TemporaryDirectory(prefix="throughtime-") as scratch:
+            place = Folder(Path(scratch) / "study")
+            _begin(place, origin, overwrite=False)
+            _run(*study.shortened(origin, dataset), place, running)
+        typer.echo("dry run: training, measures and report went through on two batches; nothing was kept.")
+        return
+    place = Folder(running.out or fresh(origin.data.name))
+    _begin(place, origin, overwrite=running.overwrite)
+    _run(origin, dataset, place, running)
+
+
+def _clipping(settings: dict[str, Any]) -> dict[str, Any]:
+    """On the command line a threshold of 0 is the word for no clipping."""
+    return settings | {"clip": None} if settings.get("clip") == 0 else settings
+
+
+def _begin(place: Folder, origin: Origin, *, overwrite: bool) -> None:
+    from throughtime.study.run import leads
+
+    if leads():
+        place.create(overwrite=overwrite)
+        place.write_origin(origin)
+
+
+def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> None:
+    from rich.console import Console
+
+    from throughtime.cli import screen as screens
+    from throughtime.study.run import Interrupted, leads, run
+    from throughtime.view import report
+
+    errors = Console(stderr=True)
+    screen: screens.Screen = screens.Quiet()
+    if leads() and not running.quiet:
+        screen = screens.Live(errors, origin.data) if errors.is_terminal else screens.Plain(errors, origin.data)
+        for note in origin.data.notes:
+            errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    with _interruptible(errors) as asked, screen:
+        for event in run(origin, dataset, place, stop=asked):
+            screen.show(event)
+            if isinstance(event, Interrupted):
+                screen.__exit__(None, None, None)
+                errors.print(
+                    f"saved. Go on with: throughtime compare --resume {shlex.quote(str(place.path))}", soft_wrap=True
+                )
+                raise typer.Exit(INTERRUPTED)
+    if not leads():
+        return
+    study = place.read_study()
+    report(study, place.report, overwrite=True)
+    results = Console()
+    results.print(screens.table(study))
+    results.print(screens.guess(study), style="dim", highlight=False, markup=False, soft_wrap=True)
+    typer.echo(f"report: {place.report}")
+
+
+@contextmanager
+def _interruptible(console: Console) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks for an end after the running update; a second one ends at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        console.print("saving after this update; Ctrl-C again quits at once.", soft_wrap=True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,201 @@
+"""A study's folder: where everything is, written whole or not at all, and read back into records. No torch.
+
+study.json              the plan, the data's card, the command, the versions, the machine
+report.html
+LABEL/run.json          how the run ended, once it has, and the model's card
+LABEL/events.jsonl      updates and evaluations, append-only
+LABEL/flows/*.npz       flow records, in the order they were measured
+LABEL/checkpoints/      to go on from
+LABEL/best.safetensors  weights; last.safetensors beside it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from throughtime import history
+from throughtime.errors import InputError
+from throughtime.records import (
+    DataCard,
+    Evaluation,
+    FlowRecord,
+    ModelCard,
+    RunRecord,
+    Study,
+    decode,
+    encode,
+    read,
+    write,
+)
+from throughtime.study.plan import Choice, Plan, Trial
+
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a study comes from: what `study.json` holds."""
+
+    title: str
+    plan: Plan
+    data: DataCard
+    command: str
+    created: str
+    versions: Mapping[str, str]
+    machine: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run stands: what `run.json` holds; `stopped` is empty while it has not ended."""
+
+    model: ModelCard
+    stopped: str = ""
+    test: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The paths of one study."""
+
+    path: Path
+
+    @property
+    def report(self) -> Path:
+        """The report's file."""
+        return self.path / "report.html"
+
+    def run(self, choice: Choice) -> Path:
+        """The folder of one cell's run."""
+        return self.path / re.sub(r"[^A-Za-z0-9=.+_-]", "-", choice.label)
+
+    # -- writing
+
+    def create(self, *, overwrite: bool = False) -> None:
+        """Make the folder.
+
+        Raises InputError if something stands there already and overwriting was not asked for, or if it cannot be made.
+        """
+        try:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                if not overwrite:
+                    raise InputError(
+                        f"{self.path} exists already; choose another --out, continue it with --resume {self.path}, "
+                        "or replace it with --overwrite."
+                    )
+                if not (self.path / "study.json").is_file():
+                    raise InputError(
+                        f"{self.path} is not the folder of a study, so it is not replaced; choose another --out."
+                    )
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another --out.") from error
+
+    def write_origin(self, origin: Origin) -> None:
+        """Write `study.json`."""
+        _write_json(self.path / "study.json", origin)
+
+    def write_outcome(self, choice: Choice, outcome: Outcome) -> None:
+        """Write a run's `run.json`."""
+        self.run(choice).mkdir(exist_ok=True)
+        _write_json(self.run(choice) / "run.json", outcome)
+
+    def write_flow(self, choice: Choice, flow: FlowRecord) -> None:
+        """Write a flow record, named so that their order is the order of measuring."""
+        flows = self.run(choice) / "flows"
+        flows.mkdir(exist_ok=True)
+        rank = ("before", "during", "after").index(flow.moment)
+        write(flow, flows / f"{rank}-{flow.moment}-{flow.update:09d}-{flow.layer.replace('/', '-')}.npz")
+
+    # -- reading
+
+    def read_origin(self) -> Origin:
+        """Read `study.json`.
+
+        Raises InputError if it is absent or damaged.
+        """
+        return _read_json(Origin, self.path / "study.json", "is this the folder of a study?")
+
+    def read_outcome(self, choice: Choice) -> Outcome | None:
+        """Read a run's `run.json`; None if the run has not begun."""
+        path = self.run(choice) / "run.json"
+        return _read_json(Outcome, path, "") if path.exists() else None
+
+    def read_run(self, trial: Trial, seed: int) -> RunRecord | None:
+        """One run from its files; None if it has not begun."""
+        choice = trial.choice
+        outcome = self.read_outcome(choice)
+        if outcome is None:
+            return None
+        past = history.read(self.run(choice) / "events.jsonl")
+        flows = tuple(read(FlowRecord, path) for path in sorted((self.run(choice) / "flows").glob("*.npz")))
+        return RunRecord(
+            label=choice.label,
+            model=outcome.model,
+            settings=trial.settings,
+            seed=seed,
+            updates=past.updates,
+            evaluations=past.evaluations,
+            flows=flows,
+            stopped=outcome.stopped or "it has not ended yet, or was interrupted.",
+            seconds=sum(update.seconds for update in past.updates),
+            test=outcome.test,
+        )
+
+    def read_study(self) -> Study:
+        """The whole study from its files.
+
+        Raises InputError if no run has begun, or a file is damaged.
+        """
+        origin = self.read_origin()
+        runs = [self.read_run(trial, origin.plan.seed) for trial in origin.plan.trials]
+        begun = tuple(run for run in runs if run is not None)
+        if not begun:
+            raise InputError(
+                f"{self.path}: no run has begun here; go on with `throughtime compare --resume {self.path}`."
+            )
+        return Study(
+            title=origin.title,
+            command=origin.command,
+            created=origin.created,
+            versions=origin.versions,
+            machine=origin.machine,
+            data=origin.data,
+            runs=begun,
+        )
+
+
+def fresh(name: str, under: Path = Path("runs")) -> Path:
+    """A folder of that name under `under` which does not exist yet: `digits`, then `digits-2` and so on."""
+    name = re.sub(r"[^A-Za-z0-9=.+_-]+", "-", name).strip("-.") or "study"
+    candidates = (under / (name if n == 1 else f"{name}-{n}") for n in range(1, 1_000_000))
+    return next(path for path in candidates if not path.exists())
+
+
+def _write_json(path: Path, record: Any) -> None:
+    beside = path.with_name(f".{path.name}.writing")
+    with open(beside, "w", encoding="utf-8") as file:
+        json.dump(encode(record, {}), file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def _read_json(kind: type[_Kind], path: Path, hint: str) -> _Kind:
+    try:
+        value = decode(kind, json.loads(path.read_text(encoding="utf-8")), {})
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {hint}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); restore the file, or train again.") from error
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: does not hold what it should; restore the file, or train again.")
+    return value

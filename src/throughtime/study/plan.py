@@ -1,0 +1,91 @@
+"""What a study is to do: a source, the cells to compare on it, and how to train them. Plain values; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from throughtime.errors import InputError
+from throughtime.records import Settings
+
+SPOKEN = {"rnn": "elman"}  # how people call a cell on the command line -> its known name
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One cell of a study, as typed: `rnn`, `gru:reset=before`, `lstm:peephole=true:coupled=true`."""
+
+    label: str
+    name: str  # a known cell
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The model around the cell."""
+
+    hidden: int = 64
+    layers: int = 1
+    bidirectional: bool = False
+    embedding: int | None = None  # units; None: by the task
+    dropout: float = 0.0
+    readout: Literal["last", "mean", "every"] | None = None  # None: by the task
+    engine: str = "auto"
+    forget_bias: float | None = None  # None: as torch.nn draws it
+    recurrent_init: Literal["orthogonal", "identity"] | None = None
+    input_init: Literal["lecun"] | None = None
+    chrono: int | None = None  # the longest lag to remember, steps
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of a study, and how it is built and trained."""
+
+    choice: Choice
+    shape: Shape
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a study's result."""
+
+    source: str
+    reading: Mapping[str, Any]  # keyword arguments of `tt.data.load`
+    trials: tuple[Trial, ...]
+    seed: int = 0
+    device: str | None = None
+    trackers: tuple[str, ...] = ()
+
+
+def parse_cells(text: str) -> tuple[Choice, ...]:
+    """Read `rnn,lstm,gru:reset=before` into choices.
+
+    Raises InputError for an empty list, a cell named twice, or an option that is not `key=value`.
+    """
+    choices = tuple(_parse_cell(part.strip()) for part in text.split(",") if part.strip())
+    if not choices:
+        raise InputError("no cell was named; name at least one, as in --cells rnn,lstm,gru (see `throughtime cells`).")
+    labels = [choice.label for choice in choices]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise InputError(f'cell "{twice}" is named twice; name each once, with options where they differ.')
+    return choices
+
+
+def _parse_cell(text: str) -> Choice:
+    spoken, *options = text.split(":")
+    pairs: dict[str, Any] = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key or not value:
+            raise InputError(f'cell "{text}": option "{option}" is not KEY=VALUE, as in gru:reset=before.')
+        pairs[key] = _value(value)
+    return Choice(text, SPOKEN.get(spoken, spoken), pairs)
+
+
+def _value(text: str) -> bool | int | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    return int(text) if text.isdecimal() else text

@@ -1,0 +1,215 @@
+"""Runs a study: each cell in turn is built, measured, trained, measured again; everything goes to the folder.
+
+Yields typed events as it goes; who shows them decides how.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from throughtime import training as learning
+from throughtime.cells import find
+from throughtime.data import load
+from throughtime.data.dataset import Batch, Dataset, Split
+from throughtime.errors import InputError
+from throughtime.models import Net
+from throughtime.records import Evaluation, FlowRecord, RunRecord, Update
+from throughtime.study.eyes import Eyes
+from throughtime.study.folder import Folder, Origin, Outcome
+from throughtime.study.plan import Choice, Plan, Trial
+from throughtime.study.recipes import settle
+
+
+@dataclass(frozen=True)
+class Started:
+    """A cell's run begins, or goes on after `done` updates."""
+
+    choice: Choice
+    updates: int  # in all, at most
+    done: int
+    parameters: int
+    notes: tuple[str, ...]  # what had to be passed over on going on
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A cell's run is whole."""
+
+    choice: Choice
+    run: RunRecord
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The run was stopped from outside, and saved."""
+
+    choice: Choice
+    update: int
+
+
+Event = Started | Ended | Interrupted | Update | Evaluation | FlowRecord
+
+
+def prepare(
+    source: str,
+    cells: tuple[Choice, ...],
+    reading: Mapping[str, Any],
+    shape: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    device: str | None,
+    trackers: tuple[str, ...],
+    command: str,
+) -> tuple[Origin, Dataset]:
+    """Read the source and settle the plan: the task's recipe, and over it whatever was chosen.
+
+    Raises InputError or CellError before anything is written.
+    """
+    for choice in cells:
+        find(choice.name)
+    dataset = load(source, seed=seed, **reading)
+    trials = tuple(settle(choice, dataset.card, shape, settings) for choice in cells)
+    packages = ("throughtime", "torch", "numpy", "accelerate", "safetensors", "polars")
+    origin = Origin(
+        title=dataset.card.name,
+        plan=Plan(source, dict(reading), trials, seed, device, trackers),
+        data=dataset.card,
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+        machine=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    )
+    for each in trials:  # a model that cannot be built is found before anything is written
+        _build(each, origin)
+    return origin, dataset
+
+
+def reopen(folder: Folder) -> tuple[Origin, Dataset]:
+    """The plan and the data of a study that was begun.
+
+    Raises InputError if the folder holds none, or if the source has changed since.
+    """
+    origin = folder.read_origin()
+    dataset = load(origin.plan.source, seed=origin.plan.seed, **origin.plan.reading)
+    if dataset.card.digest != origin.data.digest:
+        raise InputError(
+            f"{origin.plan.source} is not what it was when {folder.path} was begun (SHA-256 "
+            f"{dataset.card.digest[:12]}, then {origin.data.digest[:12]}); restore it, or begin a new study."
+        )
+    return origin, dataset
+
+
+def shortened(origin: Origin, dataset: Dataset) -> tuple[Origin, Dataset]:
+    """The same study on two batches: a rehearsal of everything."""
+    trials = tuple(replace(trial, settings=replace(trial.settings, epochs=1)) for trial in origin.plan.trials)
+    samples = 2 * max(trial.settings.batch_size for trial in trials)
+    origin = replace(origin, plan=replace(origin.plan, trials=trials))
+    if dataset.continues:
+        return origin, dataset
+    train, valid, test = (Few(split, samples) for split in (dataset.train, dataset.valid, dataset.test))
+    return origin, replace(dataset, train=train, valid=valid, test=test)
+
+
+class Few:
+    """The first samples of a split."""
+
+    def __init__(self, whole: Split, count: int) -> None:
+        self._whole = whole
+        self._count = min(count, len(whole))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """As the whole split's."""
+        return self._whole.batch(indices)
+
+    def lengths(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """As the whole split's."""
+        return self._whole.lengths()[: self._count]
+
+    def words(self, index: int) -> tuple[str, ...]:
+        """As the whole split's."""
+        return self._whole.words(index)
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes and prints, among those of `accelerate launch`."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def run(
+    origin: Origin, dataset: Dataset, folder: Folder, *, stop: Callable[[], bool] = lambda: False
+) -> Iterator[Event]:
+    """Train and measure every cell of the plan that has not ended yet; `stop` is asked after each update."""
+    for trial in origin.plan.trials:
+        outcome = folder.read_outcome(trial.choice)
+        if outcome is None or not outcome.stopped:
+            yield from _run_one(trial, origin, dataset, folder, stop)
+
+
+def _build(trial: Trial, origin: Origin) -> Net:
+    return Net.build(
+        origin.data, trial.choice.name, options=trial.choice.options, seed=origin.plan.seed, **vars(trial.shape)
+    )
+
+
+def _run_one(
+    trial: Trial, origin: Origin, dataset: Dataset, folder: Folder, stop: Callable[[], bool]
+) -> Iterator[Event]:
+    choice, plan = trial.choice, origin.plan
+    net = _build(trial, origin)
+    eyes = Eyes(net, dataset)
+    before = eyes.look("before", 0) if leads() else ()  # now, while nothing has been learned or loaded
+    training = learning.train(
+        net,
+        dataset,
+        trial.settings,
+        seed=plan.seed,
+        folder=folder.run(choice),
+        resume=True,
+        device=plan.device,
+        trackers=plan.trackers,
+    )
+    yield Started(choice, training.total, training.done, net.card().parameters, training.notes)
+    if leads():
+        folder.write_outcome(choice, Outcome(net.card()))
+        yield from _kept(folder, choice, before)
+    for update in training:
+        yield update
+        if training.evaluations and training.evaluations[-1].update == update.update:
+            yield training.evaluations[-1]
+        if leads() and eyes.due(update.update, training.total):
+            yield from _kept(folder, choice, eyes.look("during", update.update))
+        if stop() and not training.stopped:
+            training.save()
+            training.close()
+            yield Interrupted(choice, update.update)
+            return
+    training.restore_best()
+    test = training.evaluate("test")
+    if leads():
+        yield from _kept(folder, choice, eyes.look("after", training.done))
+        folder.write_outcome(choice, Outcome(net.card(), training.stopped, test))
+        record = folder.read_run(trial, plan.seed)
+        assert record is not None
+        yield Ended(choice, record)
+
+
+def _kept(folder: Folder, choice: Choice, flows: tuple[FlowRecord, ...]) -> Iterator[FlowRecord]:
+    for flow in flows:
+        folder.write_flow(choice, flow)
+        yield flow
