@@ -6,7 +6,6 @@ import hashlib
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 
 from throughtime.data.answers import classes
 from throughtime.data.assembly import separate
@@ -24,6 +23,8 @@ def load(options: Options) -> Dataset:
     Source: Alpaydin and Kaynak 1998, as kept by scikit-learn.
     """
     options.refuse_all_but(FITS, "digits")
+    from sklearn.datasets import load_digits  # takes a second to import, which no other source should wait for
+
     found = load_digits()
     pixels = np.asarray(found.data, dtype=np.float32)
     answers = classes([str(label) for label in found.target.tolist()], checked(options.split), options.seed, "digits")
