@@ -70,18 +70,30 @@ class CreditRecord:
     cell: str
     parts: tuple[str, ...]
     derivative: Literal["boundary", "node"]  # parts held apart, or with the inner path from one part to another
-    log10_pairs: Floats  # (T, T, B) log10 C(t, k); −inf for k > t and true zeros, NaN where not measured
+    log10_pairs: Floats  # (T, T, B), (N, T, B) with `sources`: log10 C(t, k); −inf for k > t and zeros, NaN unmeasured
     log10_direct: Floats  # (T, B) log10 ‖δ_t‖
     log10_adjoint: Floats  # (T, B) log10 ‖a_k‖, a_k = Σ_t g(t, k)
     log10_parts: Mapping[str, Floats]  # part -> (T, T, B), the same by part of the state at k
     lags: LagProfile
     dtype: str
     seconds: float
+    sources: Integers | None = None  # (N,) the steps t that were measured; None: every step
 
     @property
     def pairs(self) -> Floats:
         """C(t, k), (T, T, B): norms, 0 for k > t (and where 10**log10 underflows)."""
         return np.asarray(10.0**self.log10_pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryRecord:
+    """What states still hold of each input: R(t, k) = ‖∂z_t/∂x_k‖_F (MEASURES 13)."""
+
+    cell: str
+    log10_memory: Floats  # (N, T, B) log10 R(t, k), N steps t; −inf for k > t and true zeros, NaN where not measured
+    at: Integers  # (N, B) the steps t, of each sequence; −1: the sequence had ended
+    dtype: str
+    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,7 +358,7 @@ def decode(kind: Any, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
         inner = typing.get_args(kind)
         each = inner[:1] * len(value) if len(inner) == 2 and inner[1] is ... else inner
         return tuple(decode(k, v, arrays) for k, v in zip(each, value, strict=True))
-    if origin is not None and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         inner_kind = typing.get_args(kind)[1]
         return {key: decode(inner_kind, inner, arrays) for key, inner in value.items()}
     return float(value) if kind is float else value

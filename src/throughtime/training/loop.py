@@ -170,25 +170,8 @@ class Training(Iterator[Update]):
         """
         if self._place is None:
             raise TrainingError("there is no folder to save to; pass folder=... to train.")
-        self._check_weights()
-        carried = self._carried
-        if carried is not None:
-            carried = self._machine.gather_lanes(carried, self._batch_size)
-        if self._machine.leads:
-            scaler = self._machine.scaler
-            norms = self._clip.norms if isinstance(self._clip, ByPercentile) else []
-            snapshot = Snapshot(
-                position=self._at,
-                best=self._best,
-                scaler=None if scaler is None else scaler.state_dict(),
-                weights=self.net.state_dict(),
-                best_weights=self._best_weights,
-                moments=moments_of(self.net, self._optimizer),
-                norms=torch.tensor(norms, dtype=torch.float64),
-                carried=carried,
-            )
-            self._place.checkpoint(self._at.update, *pack(snapshot, self._identity))
-        self._machine.wait()
+        if not self._at.stopped:  # else it was saved when it ended
+            self._save(self._place)
 
     def close(self) -> None:
         """Bring the history to the disk and let others train in the folder; done at the end by itself."""
@@ -315,7 +298,7 @@ class Training(Iterator[Update]):
         if self._at.stopped:
             self._keep_last()
         if self._place is not None and (saves or self._at.stopped):
-            self.save()
+            self._save(self._place)
 
     def _look(self) -> None:
         """Evaluate on validation; keep the weights if they are the best so far, stop if they have not been for long."""
@@ -336,6 +319,27 @@ class Training(Iterator[Update]):
             f"no better on validation for {stale} evaluations." if patience is not None and stale >= patience else ""
         )
         self._at = replace(self._at, stale=stale, stopped=stopped)
+
+    def _save(self, place: Place) -> None:
+        self._check_weights()
+        carried = self._carried
+        if carried is not None:
+            carried = self._machine.gather_lanes(carried, self._batch_size)
+        if self._machine.leads:
+            scaler = self._machine.scaler
+            norms = self._clip.norms if isinstance(self._clip, ByPercentile) else []
+            snapshot = Snapshot(
+                position=self._at,
+                best=self._best,
+                scaler=None if scaler is None else scaler.state_dict(),
+                weights=self.net.state_dict(),
+                best_weights=self._best_weights,
+                moments=moments_of(self.net, self._optimizer),
+                norms=torch.tensor(norms, dtype=torch.float64),
+                carried=carried,
+            )
+            place.checkpoint(self._at.update, *pack(snapshot, self._identity))
+        self._machine.wait()
 
     def _better(self, seen: Evaluation) -> bool:
         """A better score, or the same with a smaller loss; numbers that are not finite are never better."""
@@ -378,6 +382,8 @@ class Training(Iterator[Update]):
                 self.notes = stored.notes
                 self._restore(unpack(stored, self._identity, place.path))
             self._evaluations = list(place.begin(self._at.update))
+            if self._at.stopped:
+                place.release()
             if self._best_weights:  # the file may be of a future that is superseded
                 place.weights("best", self._best_weights)
             self._machine.wait()

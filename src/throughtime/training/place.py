@@ -28,9 +28,9 @@ class Place:
     def __init__(self, path: Path, leads: bool, resume: bool) -> None:
         self.path = path
         self._leads = leads
-        self._checkpoints = Checkpoints(path / "checkpoints")
         self._lock: FileLock | None = None
         self._writer: history.Writer | None = None
+        self._checkpoints = Checkpoints(path / "checkpoints")
         self._flushed = time.monotonic()
         if not leads:
             return
@@ -75,7 +75,9 @@ class Place:
 
         Raises CheckpointError if it cannot be written.
         """
-        if self._writer is not None:
+        if self._leads:
+            if self._writer is None:
+                raise TrainingError(f"{self.path}: this training was closed; begin again with resume=True to go on.")
             self._writer.sync()
             self._checkpoints.write(update, state, tensors)
 
@@ -98,5 +100,9 @@ class Place:
         """Bring the history to the disk and let others in."""
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
         if self._lock is not None:
             self._lock.release()
+
+    def __del__(self) -> None:
+        self.release()

@@ -72,7 +72,8 @@ class Identity:
         """Raise CheckpointError if the checkpoint belongs to another run."""
         if (stored.model.cell, stored.shapes) != (self.model.cell, self.shapes):
             raise CheckpointError(
-                f"{where}: this checkpoint is of {_spoken(stored.model)}, and the model is {_spoken(self.model)}; "
+                f"{where}: this checkpoint is of {_spoken(stored.model, self.model)}, and the model is "
+                f"{_spoken(self.model, stored.model)}; "
                 "resume with the same model, or train in another folder."
             )
         for there, here in ((stored.model, self.model), (stored.settings, self.settings)):
@@ -92,8 +93,10 @@ class Identity:
             raise CheckpointError(f"{where}: this run was begun with {what}; resume with the same, or train elsewhere.")
 
 
-def _spoken(model: ModelCard) -> str:
-    options = "".join(f", {name}={value}" for name, value in model.options.items())
+def _spoken(model: ModelCard, beside: ModelCard) -> str:
+    """A model in words, with the options in which it is not the other."""
+    other = beside.options if beside.cell == model.cell else model.options
+    options = "".join(f", {name}={value}" for name, value in model.options.items() if other.get(name) != value)
     directions = ", bidirectional" if model.bidirectional else ""
     return f'cell "{model.cell}" with {model.hidden} units in {model.layers} layers{directions}{options}'
 
