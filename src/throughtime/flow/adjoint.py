@@ -1,0 +1,101 @@
+"""The direct gradient and the gradient through time: two numbers that are often taken for each other (MEASURES 1, 5).
+
+Dimensions: T steps, B sequences, H units, P parts, S = P·H the whole state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from throughtime.cells.cell import Cell, Parameters, State
+from throughtime.errors import FlowError
+from throughtime.flow.linearise import linearise
+from throughtime.flow.sweep import shift, split
+from throughtime.flow.tangent import Tangent
+from throughtime.flow.trajectory import Trajectory, follow
+from throughtime.modules import Recurrent
+
+
+def direct(loss: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
+    """δ_t = ∂⁺L/∂y_t: the gradient at each output with the other outputs held; the shape of `output`.
+
+    `loss` makes a scalar of the stacked output (T, B, H). This is what a hook on a layer's output gives. It is not the
+    gradient through time: with a loss of the last step alone it is 0 at every earlier step (see `adjoint`).
+    """
+    leaf = output.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(loss(leaf), leaf, allow_unused=True)
+    return torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def adjoint(
+    cell: Cell | Recurrent,
+    x: Tensor,
+    delta: Tensor,
+    *,
+    state: State | None = None,
+    lengths: Tensor | None = None,
+    parameters: Parameters | None = None,
+) -> Tensor:
+    """a_k = dL/dz_k = Σ_{t≥k} δ_t P(t, k), the gradient through time, parts held apart at the boundary of step k.
+
+    `delta` (T, B, H) is δ_t (see `direct`). Returns (T, B, S); 0 past a sequence's length, and where the number is
+    under the dtype's range (`credit` keeps its logarithm). Costs one product of B rows with the weights a step.
+    Raises FlowError if shapes do not fit, and as `tt.flow.jacobians` does.
+    """
+    along = follow(cell, x, state, lengths=lengths, parameters=parameters)
+    found = gather(linearise(along), checked(along, delta))
+    return shift(found.rows, found.exponents.int().unsqueeze(-1)).movedim(0, -2).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """a_k = `rows · 2**exponents`."""
+
+    rows: Tensor  # (P, T, B, H)
+    exponents: Tensor  # (T, B)
+
+
+def checked(along: Trajectory, delta: Tensor) -> Tensor:
+    """δ, if it fits the trajectory; else FlowError."""
+    expected = (along.T, along.B, along.cell.hidden_size)
+    if tuple(delta.shape) != expected:
+        raise FlowError(f"delta must be dL/dy at every output, {expected}, got {tuple(delta.shape)}.")
+    if not bool(torch.isfinite(delta).all()):
+        raise FlowError("delta is not finite: the loss or its gradient is NaN or infinite; look at the loss first.")
+    if bool(delta[~along.running()].any()):
+        raise FlowError("delta is not zero past the end of a sequence, where there is no output; check the lengths.")
+    return delta.detach().to(along.x.dtype)
+
+
+def gather(tangent: Tangent, delta: Tensor) -> Adjoint:
+    """All a_k in one reverse sweep of one row for each sequence."""
+    T, B, H = delta.shape
+    rows = delta.new_zeros(tangent.P, T, B, H)
+    exponents = torch.zeros(T, B, dtype=torch.float64, device=delta.device)
+    new, powers = split(delta, (-1,))
+    power = torch.full_like(powers[0], -torch.inf)  # of a zero
+    with torch.no_grad():
+        for k in reversed(range(T)):
+            there = delta[k].any(-1)
+            fresh = torch.where(there, powers[k], -torch.inf)
+            if k + 1 < T:
+                old, moved = split(tangent.pull(rows[:, k + 1 : k + 2], k + 1), (0, -1))
+                power = torch.where(old[:, 0].any(-1).any(0), power + moved[0], -torch.inf)
+                top = torch.maximum(power, fresh)
+                rows[:, k] = shift(old[:, 0], _steps(power - top))
+            else:
+                top = fresh
+            rows[-1, k] += shift(new[k], _steps(fresh - top))
+            exponents[k] = torch.where(torch.isfinite(top), top, 0.0)
+            power = top
+    return Adjoint(rows, exponents)
+
+
+def _steps(difference: Tensor) -> Tensor:
+    """A power of two as whole steps; −inf and NaN (of zeros, whose power does not matter) as far down as needed."""
+    return difference.nan_to_num(0.0, neginf=-8000.0).clamp(min=-8000.0).int().unsqueeze(-1)

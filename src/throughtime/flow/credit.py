@@ -1,0 +1,167 @@
+"""Which step's output reached which earlier state, all pairs in one reverse sweep (MEASURES 5).
+
+Dimensions: T steps, B sequences, H units, P parts, N sources, R rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.cells.cell import Cell, Parameters, State
+from throughtime.errors import FlowError
+from throughtime.flow.adjoint import Adjoint, checked, gather
+from throughtime.flow.lags import lag_profile
+from throughtime.flow.linearise import linearise
+from throughtime.flow.sweep import NEVER, Carried, log10, norms_of, sweep
+from throughtime.flow.tangent import Tangent
+from throughtime.flow.trajectory import follow
+from throughtime.modules import Recurrent
+from throughtime.records import CreditRecord, Floats
+
+Derivative = Literal["boundary", "node"]
+
+
+def credit(
+    cell: Cell | Recurrent,
+    x: Tensor,
+    delta: Tensor,
+    *,
+    state: State | None = None,
+    lengths: Tensor | None = None,
+    derivative: Derivative = "boundary",
+    sources: Sequence[int] | None = None,
+    most_lag: int | None = None,
+    parameters: Parameters | None = None,
+) -> CreditRecord:
+    """C(t, k) = ‖δ_tᵀ P(t, k)‖₂: how much of what step t put out reaches the state at k, for all pairs t ≥ k.
+
+    `x` (T, B, I); `delta` (T, B, H) is δ_t = dL/dy_t, the direct gradient. With derivative="boundary" the parts of
+    z_k are coordinates, each held while another is moved; with "node" a part takes along what step k itself made
+    from it (for an LSTM: h_k made from s_k), as autograd does on a kept tensor. `sources` (steps t, ascending) and
+    `most_lag` (steps) limit what is measured; past a sequence's `lengths` nothing is.
+
+    Returns logarithms that neither under- nor overflow; −inf is a true zero, NaN "not measured".
+    Costs one product of (T − k)·B rows with the weights at each step k (sources without any gradient cost nothing),
+    and T²·B numbers for each part and for the whole.
+    Raises FlowError if shapes or steps do not fit, if delta is not finite or not zero past a sequence's end, and as
+    `tt.flow.jacobians` does.
+
+    Source: Pascanu, Mikolov, Bengio 2013, section 2, for the sum over pairs; the sweep is ours.
+
+    >>> import torch, throughtime as tt
+    >>> cell, delta = tt.cells.make("elman", 3, 4), torch.zeros(7, 2, 4)
+    >>> delta[-1] = 1.0  # a loss of the last step alone
+    >>> record = tt.flow.credit(cell, torch.randn(7, 2, 3), delta)
+    >>> record.pairs.shape, bool((record.pairs[-1] > 0).all()), bool((record.pairs[:-1] > 0).any())
+    ((7, 7, 2), True, False)
+    """
+    began = time.perf_counter()
+    along = follow(cell, x, state, lengths=lengths, parameters=parameters)
+    tangent = linearise(along)
+    given = checked(along, delta)
+    return credit_along(tangent, given, gather(tangent, given), derivative, sources, most_lag, began)
+
+
+def credit_along(
+    tangent: Tangent,
+    delta: Tensor,
+    through_time: Adjoint,
+    derivative: Derivative = "boundary",
+    sources: Sequence[int] | None = None,
+    most_lag: int | None = None,
+    began: float | None = None,
+) -> CreditRecord:
+    """The same for a trajectory that is linearised already, with its adjoint."""
+    began = time.perf_counter() if began is None else began
+    along = tangent.along
+    if derivative not in ("boundary", "node"):
+        raise FlowError(f'derivative is "boundary" or "node", got {derivative!r}.')
+    if most_lag is not None and most_lag < 0:
+        raise FlowError(f"most_lag is a number of steps, 0 or more, got {most_lag}.")
+    steps = torch.arange(along.T) if sources is None else _sources(sources, along.T)
+    running = along.running()
+    wanted = torch.zeros_like(running)
+    wanted[steps] = running[steps]
+    starts, seeds = _rows(tangent, delta, wanted)
+    row_of = torch.full((along.T,), NEVER)
+    row_of[steps] = torch.arange(len(steps))
+
+    empty = _empty(steps, running.cpu(), most_lag)
+    whole = empty.clone()
+    parts = [whole] if tangent.P == 1 else [empty.clone() for _ in tangent.parts]
+    for carried in sweep(tangent, starts, seeds, most_lag=most_lag) if starts.numel() else ():
+        at = starts[carried.which]
+        counts = carried.alive if most_lag is None else carried.alive & (at <= carried.k + most_lag)
+        where = row_of[at[counts].cpu()], carried.k, counts.nonzero()[:, 1].cpu()
+        norms, exponents = _norms(tangent, carried, derivative)[:, counts], carried.exponents[counts]
+        whole[where] = log10(torch.linalg.vector_norm(norms.nan_to_num(), dim=0), exponents).cpu()
+        if tangent.P > 1:
+            for part, its in zip(parts, norms, strict=True):
+                part[where] = log10(its, exponents).cpu()
+
+    pairs = whole.numpy()
+    return CreditRecord(
+        cell=along.cell.name or type(along.cell).__name__,
+        parts=tangent.parts,
+        derivative=derivative,
+        log10_pairs=pairs,
+        log10_direct=_where(running, log10(torch.linalg.vector_norm(delta, dim=-1))),
+        log10_adjoint=log10_adjoint(tangent, through_time, derivative),
+        log10_parts={name: part.numpy() for name, part in zip(tangent.parts, parts, strict=True)},
+        lags=lag_profile(pairs, steps.numpy(), most=most_lag),
+        dtype=str(delta.dtype).removeprefix("torch."),
+        seconds=time.perf_counter() - began,
+        sources=None if sources is None else steps.numpy(),
+    )
+
+
+def log10_adjoint(tangent: Tangent, through_time: Adjoint, derivative: Derivative) -> Floats:
+    """log10 ‖a_k‖, (T, B); NaN past a sequence's end."""
+    rows = through_time.rows if derivative == "boundary" else tangent.node(through_time.rows, slice(0, tangent.along.T))
+    norms = torch.linalg.vector_norm(norms_of(rows, rows.any(-1).any(0)), dim=0)
+    return _where(tangent.along.running(), log10(norms, through_time.exponents))
+
+
+def _sources(sources: Sequence[int], T: int) -> Tensor:
+    steps = torch.as_tensor(sources, dtype=torch.long)
+    if steps.ndim != 1 or not len(steps) or steps[0] < 0 or steps[-1] >= T or bool((steps.diff() <= 0).any()):
+        raise FlowError(f"sources are ascending steps in 0..{T - 1}, at least one, got {list(sources)}.")
+    return steps
+
+
+def _rows(tangent: Tangent, delta: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Starts (R, B) and seeds (P, R, B, H): for each sequence the steps with a direct gradient, the last ones last."""
+    there = delta.any(-1) & wanted
+    counts = there.sum(0)
+    R = int(counts.max())
+    t, b = there.nonzero(as_tuple=True)
+    place = R - counts[b] + there.cumsum(0)[t, b] - 1
+    starts = torch.full((R, tangent.along.B), NEVER, device=delta.device)
+    starts[place, b] = t
+    seeds = delta.new_zeros(tangent.P, R, tangent.along.B, tangent.H)
+    seeds[-1, place, b] = delta[t, b]
+    return starts, seeds
+
+
+def _empty(steps: Tensor, running: Tensor, most_lag: int | None) -> Tensor:
+    """(N, T, B): −inf where there is nothing to measure because it is zero, NaN where nothing is measured."""
+    lag = steps.unsqueeze(1) - torch.arange(len(running))
+    unmeasured = torch.zeros_like(lag, dtype=torch.bool) if most_lag is None else lag > most_lag
+    nothing = unmeasured.unsqueeze(-1) | ~running[steps].unsqueeze(1)
+    return torch.where(nothing, torch.nan, torch.full((), -torch.inf, dtype=torch.float64))
+
+
+def _norms(tangent: Tangent, carried: Carried, derivative: Derivative) -> Tensor:
+    if derivative == "boundary":
+        return carried.norms
+    return norms_of(tangent.node(carried.rows, carried.k), carried.alive)
+
+
+def _where(running: Tensor, values: Tensor) -> Floats:
+    return np.asarray(torch.where(running, values, torch.nan).cpu().numpy())

@@ -1,0 +1,87 @@
+"""What a state still holds of each input (MEASURES 13).
+
+Dimensions: T steps, B sequences, I inputs, H units, S the whole state, N steps asked about.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.cells.cell import Cell, Parameters, State
+from throughtime.errors import FlowError
+from throughtime.flow.linearise import linearise
+from throughtime.flow.sweep import NEVER, Carried, log10, norms_of, shift, sweep
+from throughtime.flow.tangent import Tangent
+from throughtime.flow.trajectory import follow
+from throughtime.modules import Recurrent
+from throughtime.records import MemoryRecord
+
+
+def memory(
+    cell: Cell | Recurrent,
+    x: Tensor,
+    state: State | None = None,
+    *,
+    lengths: Tensor | None = None,
+    at: Sequence[int] | None = None,
+    parameters: Parameters | None = None,
+) -> MemoryRecord:
+    """R(t, k) = ‖∂z_t/∂x_k‖_F: what step t still holds of input k, for the last step of each sequence, or `at` steps t.
+
+    Costs S rows for each sequence and step t, carried back to the start.
+    Raises FlowError if a step is not in 0..T−1, and as `tt.flow.jacobians` does.
+    """
+    began = time.perf_counter()
+    along = follow(cell, x, state, lengths=lengths, parameters=parameters)
+    if at is not None and (len(at) == 0 or min(at) < 0 or max(at) >= along.T):
+        raise FlowError(f"at takes steps in 0..{along.T - 1}, at least one, got {list(at)}.")
+    tangent = linearise(along)
+    ends = along.ends()
+    asked = [ends] if at is None else [torch.where(ends >= t, t, NEVER) for t in at]
+    return MemoryRecord(
+        cell=along.cell.name or type(along.cell).__name__,
+        log10_memory=np.stack([memory_along(tangent, steps).cpu().numpy() for steps in asked]),
+        at=torch.stack(asked).cpu().numpy(),
+        dtype=str(along.x.dtype).removeprefix("torch."),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def memory_along(tangent: Tangent, steps: Tensor) -> Tensor:
+    """log10 R(t, k), (T, B), for one step t of each sequence (B,): −inf for k > t, NaN where t is NEVER."""
+    along = tangent.along
+    found = torch.full((along.T, along.B), -torch.inf, dtype=torch.float64, device=along.x.device)
+    found[:, steps == NEVER] = torch.nan
+    seeds = tangent.identity()
+    if int(steps.max()) == NEVER:
+        return found
+    for carried in sweep(tangent, steps.expand(seeds.shape[1], -1), seeds):
+        some = (steps >= carried.k).nonzero()[:, 0]
+        found[carried.k, some] = _frobenius(tangent, carried)[some]
+    return found
+
+
+def _frobenius(tangent: Tangent, carried: Carried) -> Tensor:
+    """log10 ‖rows · ∂⁺z_k/∂x_k‖_F, (B,)."""
+    along = tangent.along
+    with torch.no_grad():
+        pulled = tangent.pull_inputs(carried.rows, carried.k)
+    with torch.enable_grad():
+        x = along.x[carried.k].clone().requires_grad_()
+        shares = along.cell.share(x, along.parameters)
+        made = [name for name in shares if shares[name].requires_grad]
+        (rows,) = torch.autograd.grad(
+            [shares[name] for name in made], x, [pulled[name] for name in made], is_grads_batched=True
+        )
+    norms = norms_of(rows.unsqueeze(0), carried.alive)[0]
+    there = norms > 0
+    top = torch.where(there, carried.exponents, -torch.inf).amax(0)
+    top = torch.where(torch.isfinite(top), top, 0.0)
+    together = shift(norms, torch.where(there, carried.exponents - top, 0.0).int())
+    largest = together.amax(0).clamp(min=torch.finfo(norms.dtype).tiny)
+    return log10(torch.linalg.vector_norm(together / largest, dim=0), top) + log10(largest)
