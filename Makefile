@@ -35,7 +35,7 @@ format: $(CAN_TEST)
 
 lint: $(CAN_TEST)
 	@echo "== format and lint"
-	@$(PYTHON) -m ruff format --check --quiet || { $(PYTHON) -m ruff format --diff --quiet; echo "make format puts this right" >&2; exit 1; }
+	@$(PYTHON) -m ruff format --check --quiet || { echo "make format puts this right" >&2; exit 1; }
 	@$(PYTHON) -m ruff check --quiet
 
 types: $(CAN_TEST)
