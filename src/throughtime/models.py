@@ -176,7 +176,7 @@ class Net(nn.Module):
     def metric_of(self, tally: Tally) -> float:
         """The task's metric from sums."""
         total = tally.right if self.metric == "accuracy" else tally.loss
-        return float(total) / max(1, int(tally.answers))
+        return float(total.detach()) / max(1, int(tally.answers))
 
     def card(self) -> ModelCard:
         """What this model is."""

@@ -119,6 +119,16 @@ class Training(Iterator[Update]):
         return self._at.update
 
     @property
+    def process(self) -> int:
+        """Which of the processes that train together this is; 0 is the one that writes."""
+        return self._machine.process
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self._machine.processes
+
+    @property
     def evaluations(self) -> tuple[Evaluation, ...]:
         """Every evaluation so far, those before a resume included."""
         return tuple(self._evaluations)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from throughtime.cells.cell import State
@@ -24,11 +25,16 @@ class Machine:
     ) -> None:
         if trackers and folder is None:
             raise TrainingError("trackers write into the run's folder; give folder=... beside trackers=....")
+        missing = set(trackers) - {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
+        if missing:
+            names = ", ".join(sorted(missing))
+            raise TrainingError(f"tracker {names} is not known or not installed; install it with pip, or leave it out.")
         wanted = None if device is None else torch.device(device)
         _make_room(wanted, precision)
         try:
             self._accelerator = Accelerator(
-                cpu=wanted is not None and wanted.type == "cpu",
+                # Without this, processes on a machine that has no accelerator would not know of each other.
+                cpu=wanted.type == "cpu" if wanted else not torch.accelerator.is_available(),
                 mixed_precision=precision,
                 log_with=list(trackers) or None,
                 project_dir=folder,
@@ -41,13 +47,11 @@ class Machine:
         self.device = self._accelerator.device if wanted is None else wanted
         if wanted is not None and wanted.type not in ("cpu", self._accelerator.device.type):
             raise TrainingError(f"there is no device {device!r} here; the one at hand is {self._accelerator.device}.")
+        if precision == "fp16" and self.device.type == "cpu":
+            raise TrainingError('precision="fp16" needs a GPU; on the CPU use precision="bf16" or "no".')
         self.process: int = self._accelerator.process_index
         self.processes: int = self._accelerator.num_processes
         self.scaler: torch.amp.GradScaler | None = self._accelerator.scaler
-        missing = set(trackers) - {getattr(kind, "value", kind) for kind in self._accelerator.log_with}
-        if missing:
-            names = ", ".join(sorted(missing))
-            raise TrainingError(f"tracker {names} is not installed; install it with pip, or leave it out.")
         self._tracking = bool(trackers)
 
     @property
