@@ -23,10 +23,11 @@ from throughtime.records import (
 )
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&\u2028{}"
-REVIEW = (
+TEXT = (
     "the first half hour is slow and I nearly left but then the story finds its feet the two leads are wonderful "
     "together and by the end I did not want it to stop a warm funny and generous film"
-).split()
+)
+REVIEW = TEXT.split()
 
 
 def profile(T: int, decay: float, *, bump: float = 0.0, spread: float = 0.3) -> LagProfile:
@@ -119,7 +120,8 @@ def flow(
 def updates(count: int, cell: str, *, clip: float | None = 1.0) -> tuple[Update, ...]:
     rng = np.random.default_rng(count)
     floor = {"elman": 1.2, "lstm": 0.08, "gru": 0.1}[cell]
-    loss = floor + (2.3 - floor) * np.exp(-np.arange(count) / (0.15 * count + 1)) * np.exp(0.1 * rng.standard_normal(count))
+    fall = np.exp(-np.arange(count) / (0.15 * count + 1) + 0.1 * rng.standard_normal(count))
+    loss = floor + (2.3 - floor) * fall
     size = {"elman": 2.2, "lstm": 0.4, "gru": 0.6}[cell]
     norm = size * np.exp(0.5 * rng.standard_normal(count))
     return tuple(
@@ -135,10 +137,11 @@ def run(cell: str, *, T: int = 64, count: int = 800, words: bool = False, last_o
     score = {"elman": 0.42, "lstm": 0.972, "gru": 0.966}[cell]
     moments = (("before", 0), ("during", count // 3), ("during", 2 * count // 3), ("after", count))
     evaluations = tuple(
-        Evaluation(u, u // 50, "valid", 2.3 - 2 * score * u / count, 0.1 + (score - 0.1) * (1 - math.exp(-6 * u / count)),
-                   best=u == count)
+        Evaluation(
+            u, u // 50, "valid", 2.3 - 2 * score * u / count, score - score * math.exp(-6 * u / count), u == count
+        )
         for u in range(count // 10, count + 1, count // 10)
-    )  # fmt: skip
+    )
     return RunRecord(
         label=cell,
         model=ModelCard(cell, {"nonlinearity": "tanh"} if cell == "elman" else {}, 1, 32, False, None, 0.0, "last",

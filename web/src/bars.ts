@@ -7,7 +7,7 @@ import type { BarsSpec } from "./spec";
 const THICK = 18;
 
 export function planBars(spec: BarsSpec, width: number): Picture {
-  const margin = Math.min(width * 0.35, Math.max(0, ...spec.bars.map((bar) => widthOf(bar.group, 13, 600)), ...spec.bars.map((bar) => widthOf(bar.name, 12))) + 14);
+  const margin = Math.min(width * 0.35, Math.max(0, ...spec.bars.map((bar) => widthOf(bar.name, 12))) + 14);
   const right = Math.min(width * 0.34, Math.max(60, ...spec.bars.map((bar) => widthOf(bar.text, 12))) + 22);
   const [from, to] = ends(spec.axis, spec.bars.map((bar) => bar.value));
   const span = width - margin - right;

@@ -32,6 +32,12 @@ export function rightOf(spec: LinesSpec, width: number): number {
   return need < width * 0.2 ? Math.max(need, NO_NAMES) : NO_NAMES;
 }
 
+/** Where x has ticks; between whole numbers (steps, updates) there is nothing to mark. */
+export function xTicks(spec: LinesSpec, from: number, to: number, wide: number): number[] {
+  const whole = spec.series.every((series) => series.x.every(Number.isInteger));
+  return ticks(from, to, wide / 70, spec.x.kind).filter((at) => !whole || Number.isInteger(at));
+}
+
 export type Across = (value: number) => number;
 
 export interface Place {
@@ -50,7 +56,7 @@ function labels(spec: LinesSpec, frame: Frame, place: Place): { x: number; y: nu
     const at = place.x(series.x[last]!);
     const inMargin = at > left + wide * 0.9;
     const y = place.y(series.values[last] as number);
-    return [{ x: inMargin ? left + wide + 6 : at + 6, y: inMargin ? y + 4 : y - 4, text: series.name, colour: series.colour, inMargin }];
+    return [{ x: inMargin ? left + wide + 6 : at + 6, y: inMargin ? y + 4 : y - 12, text: series.name, colour: series.colour, inMargin }];
   });
   const margin = found.filter((one) => one.inMargin).sort((a, b) => a.y - b.y);
   for (let i = 1; i < margin.length; i++) margin[i]!.y = Math.max(margin[i]!.y, margin[i - 1]!.y + 14);
@@ -79,10 +85,10 @@ export function drawAround(pen: Pen, palette: Palette, spec: LinesSpec, frame: F
     if (rule.across === "x") {
       pen.line([[at, top], [at, top + high]], palette.ink, 1, [2, 3]);
       const near = at > left + wide / 2;
-      pen.text(at + (near ? -4 : 4), top + 10, rule.label, { colour: palette.ink, size: 11, align: near ? "end" : "start", halo: palette.paper });
+      if (rule.label) pen.text(at + (near ? -4 : 4), top + 10, rule.label, { colour: palette.ink, size: 11, align: near ? "end" : "start", halo: palette.paper });
     } else {
       pen.line([[left, at], [left + wide, at]], palette.ink, 1, [2, 3]);
-      pen.text(left + 5, at - 4, rule.label, { colour: palette.ink, size: 11, halo: palette.paper });
+      if (rule.label) pen.text(left + 5, at - 4, rule.label, { colour: palette.ink, size: 11, halo: palette.paper });
     }
   }
   spec.series.forEach((series, row) => {
@@ -112,6 +118,11 @@ export function marksOf(spec: LinesSpec): string[] {
     looks.has("above") || looks.has("over") ? "⌃ above scale" : "",
     looks.has("missing") ? "gap: not measured" : "",
   ].filter(Boolean);
+}
+
+/** Points with a gap on either side, which no line would show. */
+export function lonely(values: readonly Value[]): number[] {
+  return values.flatMap((value, i) => (finite(value) && !finite(values[i - 1]) && !finite(values[i + 1]) ? [i] : []));
 }
 
 /** Runs of points without a gap. */
@@ -157,7 +168,7 @@ export function drawLines(pen: Pen, palette: Palette, spec: LinesSpec, width: nu
     pen.line([[left, place.y(at)], [left + wide, place.y(at)]], palette.grid, 1);
     pen.text(left - 7, place.y(at) + 4, tickText(at, spec.y.kind), { colour: palette.muted, size: 11, align: "end" });
   }
-  for (const at of ticks(...frame.x, wide / 70, spec.x.kind)) {
+  for (const at of xTicks(spec, ...frame.x, wide)) {
     pen.line([[place.x(at), top + high], [place.x(at), top + high + 4]], palette.muted, 1);
     pen.text(place.x(at), top + high + 17, tickText(at, spec.x.kind), { colour: palette.muted, size: 11, align: "middle" });
   }

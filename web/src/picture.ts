@@ -101,7 +101,7 @@ export function drawKey(pen: Pen, palette: Palette, left: number, top: number, w
     for (let at = 0; at < RAMP; at += 2) mosaic.add([x + at, y + 14, 2, 10], palette.ramp(at / RAMP));
     pen.text(x, y + 9, scale.label, { colour: palette.muted, size: 11 });
     mosaic.draw(pen);
-    for (const at of ticks(ends[0], ends[1], RAMP / 50, scale.kind)) {
+    for (const at of ticks(ends[0], ends[1], RAMP / 40, scale.kind)) {
       const mark = x + ((at - ends[0]) / (ends[1] - ends[0] || 1)) * RAMP;
       pen.line([[mark, y + 24], [mark, y + 27]], palette.muted, 1);
       const align = mark < x + 12 ? "start" : mark > x + RAMP - 12 ? "end" : "middle";

@@ -3,11 +3,13 @@ import type { Signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import { finite, said, tickText, ticks } from "./numbers";
-import { BOTTOM, DASHES, drawAround, frameOf, LEFT, rightOf, TOP } from "./lines";
+import { BOTTOM, DASHES, drawAround, frameOf, LEFT, lonely, rightOf, TOP, xTicks } from "./lines";
 import { palette } from "./palette";
 import { CanvasPen, FACE } from "./pen";
 import type { Said } from "./picture";
 import type { LinesSpec, Series } from "./spec";
+
+const FEW = 30; // a line of fewer points shows each
 
 /** One column of x for all series; a series has nothing (undefined, not a gap) where only others have a point. */
 function aligned(series: readonly Series[]): uPlot.AlignedData {
@@ -44,7 +46,11 @@ export function Plot({ spec, width, spoken }: { spec: LinesSpec; width: number; 
     const frame = frameOf(spec);
     const data = aligned(spec.series);
     const axis = { stroke: colours.muted, font: `11px ${FACE}`, ticks: { stroke: colours.muted, width: 1, size: 4 } };
-    const lonely = (series: Series): boolean => series.values.filter(finite).length < 30 && series.x.length < 30;
+    const xs = data[0];
+    const dots = spec.series.map((series) => {
+      const shown = series.x.length < FEW ? series.values.flatMap((value, i) => (finite(value) ? [i] : [])) : lonely(series.values);
+      return shown.map((i) => xs.indexOf(series.x[i]!));
+    });
     const made = new uPlot(
       {
         width,
@@ -54,16 +60,16 @@ export function Plot({ spec, width, spoken }: { spec: LinesSpec; width: number; 
         cursor: { drag: { x: true, y: false, setScale: true }, points: { size: 7 }, y: false },
         scales: { x: { time: false, range: (_, low, high) => (low === data[0][0] && high === data[0].at(-1) ? frame.x : [low, high]) }, y: { range: () => frame.y } },
         axes: [
-          { ...axis, size: BOTTOM - 14, grid: { show: false }, splits: (_, __, low, high) => ticks(low, high, (width - LEFT) / 70, spec.x.kind), values: (_, marks) => marks.map((mark) => tickText(mark, spec.x.kind)) },
+          { ...axis, size: BOTTOM - 14, grid: { show: false }, splits: (_, __, low, high) => xTicks(spec, low, high, width - LEFT), values: (_, marks) => marks.map((mark) => tickText(mark, spec.x.kind)) },
           { ...axis, size: LEFT, ticks: { show: false }, grid: { stroke: colours.grid, width: 1 }, splits: () => ticks(...frame.y, (spec.height - TOP - BOTTOM) / 40, spec.y.kind), values: (_, marks) => marks.map((mark) => tickText(mark, spec.y.kind)) },
         ],
         series: [
           {},
-          ...spec.series.flatMap((series): uPlot.Series[] => {
+          ...spec.series.flatMap((series, i): uPlot.Series[] => {
             const stroke = colours.of(series.colour);
             const hidden: uPlot.Series = { stroke: "transparent", width: 0, points: { show: false } };
             return [
-              { stroke, width: series.weight, dash: DASHES[series.dash], points: { show: lonely(series), size: 5, fill: stroke, stroke } },
+              { stroke, width: series.weight, dash: DASHES[series.dash], points: { show: true, filter: () => dots[i]!, size: 5, fill: stroke, stroke } },
               hidden,
               hidden,
             ];

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from throughtime.view.figures import Figure, block
+from throughtime.view.figures import Figure, Lines, block
 from throughtime.view.markup import Html, Node, escape, tag
 from throughtime.view.tables import numbers
+from throughtime.view.thin import lines
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def policy(script: str, style: str) -> str:
 
 def figure(key: str, content: Figure, says: Node = None) -> Html:
     """A figure: its title, what to see in it, a place for its picture, its note, its numbers."""
+    if isinstance(content, Lines):
+        content = lines(content)
     return tag(
         "figure",
         tag("figcaption", tag("b", content.title), " " if says else None, says),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from throughtime.records import Floats
+from throughtime.view.figures import Lines, Numbers, Series
 
 POINTS = 160  # of a curve
 
@@ -54,3 +56,33 @@ def blocks(pairs: Floats, side: int) -> tuple[list[Floats], int]:
 def widest(T: int, panels: int, squares: int) -> int:
     """How many steps a side, so that all panels together keep to so many squares."""
     return max(8, min(T, int(math.sqrt(2 * squares / max(1, panels)))))
+
+
+def row(values: Floats, width: int) -> Floats:
+    """One row of a map in stretches of `width` steps, each its largest value."""
+    stretches = [values[start : start + width] for start in range(0, len(values), width)]
+    return np.array([math.nan if np.isnan(part).all() else float(np.nanmax(part)) for part in stretches])
+
+
+def lines(figure: Lines, points: int = 150) -> Lines:
+    """A figure whose lines have at most so many points: every n-th and the last, and its note says so.
+
+    A profile over thousands of lags is smooth, so single points stand for their neighbours; `curve` is for what is not.
+    """
+    longest = max((len(series.x) for series in figure.series), default=0)
+    if longest <= points:
+        return figure
+    every = math.ceil(longest / points)
+
+    def kept(numbers: Numbers) -> Numbers:
+        if len(numbers) <= points:
+            return numbers
+        places = sorted({*range(0, len(numbers), every), len(numbers) - 1})
+        return [float(numbers[place]) for place in places]
+
+    def thinned(series: Series) -> Series:
+        band = [None if edge is None else kept(edge) for edge in (series.lower, series.upper)]
+        return dataclasses.replace(series, x=kept(series.x), values=kept(series.values), lower=band[0], upper=band[1])
+
+    series = tuple(thinned(each) for each in figure.series)
+    return dataclasses.replace(figure, series=series, note=f"{figure.note} One point in {every} is shown.")

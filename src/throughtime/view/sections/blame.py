@@ -14,10 +14,11 @@ from throughtime.view.markup import Html, Node, joined, text
 from throughtime.view.page import Section, cell, figure
 from throughtime.view.sections.notes import note
 from throughtime.view.subject import Strand, Subject
-from throughtime.view.thin import blocks, widest
+from throughtime.view.thin import blocks, row, widest
 
 QUESTION = "Which step blames which?"
 SQUARES = 13_000  # of all maps of a report together
+COLUMNS = 256  # of the one row
 SIDE = 64  # steps a side at most, wider maps are set in blocks
 DECADES = 12  # the maps' scale spans at most so many
 
@@ -95,20 +96,23 @@ def _map(strand: Strand, moments: Sequence[Moment], scale: Axis, panels: int) ->
 
 def _rows(moments: Sequence[tuple[Strand, list[Moment]]], scale: Axis) -> Map:
     names, rows, flows = [], [], []
+    width = max(1, math.ceil(max(s.now.T for s, _ in moments) / COLUMNS))
     for strand, several in moments:
         for name, flow, blame in several:
             sources = _sources(blame)
             names.append(f"{strand.label}, {name}")
-            rows.append(blame[sources[0], : sources[0] + 1] if sources else blame[-1])
+            rows.append(row(blame[sources[0], : sources[0] + 1] if sources else blame[-1], width))
             flows.append(flow)
     return Map(
         title="Gradient of what the last step put out, with respect to the state at each step k",
-        note=note(flows, "2-norms, loss per unit of state; medians over sequences; one absolute scale"),
+        note=note(flows, "2-norms, loss per unit of state; medians over sequences; one absolute scale")
+        + (f" Each square is the largest of {width} steps." if width > 1 else ""),
         file="blame",
         x="step k",
         y="",
         scale=scale,
         panels=(Panel("", rows, tuple(names)),),
+        block=width,
     )
 
 

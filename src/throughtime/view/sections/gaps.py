@@ -51,7 +51,8 @@ def _flow_gaps(strand: Strand) -> list[str]:
     if now.lags.horizon() is None:
         gaps.append("what is left of the gradient at each lag.")
     elif words.censored(now.lags):
-        gaps.append(f"lags over {now.lags.longest()}: the gradient was still there, so the horizon is a lower bound.")
+        why = "no probe sequence is longer" if now.lags.longest() >= now.T - 1 else "the measurement stopped there"
+        gaps.append(f"lags over {now.lags.longest()}: {why}, and the gradient was still there.")
     if strand.before is None:
         gaps.append("the untrained net, so what training changed is not known.")
     if not strand.trained:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from throughtime.view.tables import table
 QUESTION = "What did the gates write, keep and erase?"
 KEEPS = ("forget", "update")  # the gates whose opening is the share of the state kept, in an LSTM and in a GRU
 EXAMPLES = 2  # of a cell
-STEPS = 160  # of an example
+STEPS = 120  # of an example
+DECADES = 8  # that the scales of memory and blame span at most
 
 
 def section(subject: Subject, step: str) -> Section:
@@ -37,9 +39,11 @@ def section(subject: Subject, step: str) -> Section:
     shown = [s for s in strands if s.now.examples]
     if shown:
         body.append(tag("h3", "Real sequences, as the nets read them"))
-        for i, s in enumerate(shown):
-            for n, example in enumerate(s.now.examples[:EXAMPLES]):
-                body.append(figure(f"fig-example-{i}-{n}", _strip(s, example, n, step), _answer(s, example)))
+        scales = _scales([example for s in shown for example in s.now.examples[:EXAMPLES]])
+        for n in range(EXAMPLES):
+            for i, s in enumerate(shown):
+                for example in s.now.examples[n : n + 1]:
+                    body.append(figure(f"fig-example-{n}-{i}", _strip(s, example, n, step, scales), _answer(example)))
     return Section("gates", "Gates and memory", QUESTION, _headline(strands, gated), tuple(body))
 
 
@@ -151,15 +155,9 @@ def _ports(strands: Sequence[Strand]) -> Bars:
     )
 
 
-def _answer(strand: Strand, example: Example) -> Node:
+def _answer(example: Example) -> str:
     right = "right" if example.truth == example.answer else "wrong"
-    return text(
-        "{} answers “{}”, the truth is “{}”: {}.",
-        cell(strand.label, strand.colour),
-        example.answer,
-        example.truth,
-        right,
-    )
+    return f"Answers “{example.answer}”, the truth is “{example.truth}”: {right}."
 
 
 def _numeric(steps: Sequence[str]) -> bool:
@@ -171,38 +169,22 @@ def _numeric(steps: Sequence[str]) -> bool:
     return True
 
 
-def _strip(strand: Strand, example: Example, n: int, step: str) -> Strip:
-    T = len(example.steps)
-    first = max(0, T - STEPS)
-    cut = slice(first, T)
-    log = [np.asarray(v, float) for v in (example.memory, example.blame)]
-    scales = [_decades(v[cut]) for v in log]
-    size = max((float(np.nanmax(v[cut])) for v in example.state.values() if np.isfinite(v[cut]).any()), default=1.0)
-    candidates = {name for name, gate in example.gates.items() if (np.asarray(gate)[cut] < 0).any()}
-    rows = [
-        StripRow(
-            name, Axis("opening", "linear", -1.0 if name in candidates else 0.0, 1.0), np.asarray(gate, float)[cut]
-        )
-        for name, gate in example.gates.items()
-    ]
-    rows += [
-        StripRow(
-            f"state {part}", Axis("size, root mean square", "linear", 0.0, float(f"{size:.2g}") or 1.0), values[cut]
-        )
-        for part, values in example.state.items()
-    ]
-    rows.append(StripRow("still in memory", Axis("‖∂z_T/∂x_k‖", "log10", *scales[0]), log[0][cut]))
-    rows.append(StripRow("blamed", Axis("‖dL/dz_k‖", "log10", *scales[1]), log[1][cut]))
-    left = f" The first {words.some(first, step)} {'is' if first == 1 else 'are'} left out." if first else ""
-    return Strip(
-        title=f"{strand.label}, example {n + 1}",
-        note=f"From the top: {', '.join(row.name for row in rows)}. “Still in memory” is what the last state still "
-        f"holds of each {step}, “blamed” the gradient through time there. {note([strand.now], 'Absolute scales')}{left}",
-        file=f"example-{strand.label}-{n + 1}",
-        layout="grid" if _numeric(example.steps) else "text",
-        step=step,
-        words=example.steps[cut],
-        rows=tuple(rows),
+@dataclass(frozen=True)
+class Scales:
+    """The colour scales that all examples of a report share."""
+
+    size: Axis
+    memory: Axis
+    blame: Axis
+
+
+def _scales(examples: Sequence[Example]) -> Scales:
+    states = np.concatenate([np.ravel(v) for e in examples for v in e.state.values()] or [np.zeros(1)])
+    largest = float(np.max(states[np.isfinite(states)], initial=0.0))
+    return Scales(
+        Axis("size, root mean square", "linear", 0.0, float(f"{largest:.2g}") or 1.0),
+        Axis("‖∂z_T/∂x_k‖", "log10", *_decades(np.concatenate([e.memory for e in examples]))),
+        Axis("‖dL/dz_k‖", "log10", *_decades(np.concatenate([e.blame for e in examples]))),
     )
 
 
@@ -211,4 +193,31 @@ def _decades(values: Floats) -> tuple[float, float]:
     if not finite.size:
         return -1.0, 0.0
     high = math.ceil(float(finite.max()))
-    return float(max(math.floor(float(finite.min())), high - 8) if finite.min() < high else high - 1), float(high)
+    return float(max(min(math.floor(float(finite.min())), high - 1), high - DECADES)), float(high)
+
+
+def _strip(strand: Strand, example: Example, n: int, step: str, scales: Scales) -> Strip:
+    T = len(example.steps)
+    first = max(0, T - STEPS)
+    cut = slice(first, T)
+    rows = [StripRow(name, _opening(gate), gate[cut]) for name, gate in example.gates.items()]
+    rows += [StripRow(f"state {part}", scales.size, size[cut]) for part, size in example.state.items()]
+    rows.append(StripRow("still in memory", scales.memory, example.memory[cut]))
+    rows.append(StripRow("blamed", scales.blame, example.blame[cut]))
+    left = f" The first {words.some(first, step)} {'is' if first == 1 else 'are'} left out." if first else ""
+    return Strip(
+        title=f"Example {n + 1}, {strand.label}",
+        note=f"From the top: {', '.join(row.name for row in rows)}. “Still in memory” is what the last state still "
+        f"holds of each {step}, “blamed” the gradient through time there.{left} "
+        + note([strand.now], "The same absolute scales for every example"),
+        file=f"example-{strand.label}-{n + 1}",
+        layout="grid" if _numeric(example.steps) else "text",
+        step=step,
+        words=example.steps[cut],
+        rows=tuple(rows),
+    )
+
+
+def _opening(gate: Floats) -> Axis:
+    """A gate's range; a candidate that goes under 0 has its activation's."""
+    return Axis("opening", "linear", -1.0 if bool((gate < 0).any()) else 0.0, 1.0)

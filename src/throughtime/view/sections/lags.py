@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from throughtime.records import Floats, FlowRecord, LagProfile
+from throughtime.records import Floats, LagProfile
 from throughtime.view import words
 from throughtime.view.figures import DASHES, Axis, Lines, Rule, Series
 from throughtime.view.markup import Html, Node, joined, tag, text
@@ -17,15 +17,26 @@ from throughtime.view.subject import Strand, Subject
 
 QUESTION = "What gradient survives at each lag, against its bounds and against the untrained net?"
 PERCENT = math.log10(0.01)
+SPAN = 16.0  # decades that the gradients of single steps span at most
 FLOOR = -12.0  # a share under this is as good as none to an optimiser; the tables have the numbers
 
 
 def section(subject: Subject) -> Section:
     """Lag profiles, bounds, the two gradients by step, and the horizon over training."""
-    strands = [s for s in subject.strands if s.now.lags.lags.size]
-    if not strands:
-        return Section("lags", "What survives", QUESTION, "No lag was measured.")
+    strands = [s for s in subject.strands if _measured(s.now.lags.median)]
     need = subject.data.lag if subject.data else None
+    headline = _headline(strands, need) if strands else "No lag was measured."
+    body = (*_by_lag(strands, need), *_by_step(subject.strands))
+    return Section("lags", "What survives", QUESTION, headline, body)
+
+
+def _measured(values: Floats) -> bool:
+    return not bool(np.isnan(values).all())
+
+
+def _by_lag(strands: Sequence[Strand], need: int | None) -> list[Node]:
+    if not strands:
+        return []
     body: list[Node] = [figure("fig-lags", _profiles(strands, need), _says(strands))]
     over = [s for s in strands if len(s.flows) > 2]
     if over:
@@ -38,16 +49,23 @@ def section(subject: Subject) -> Section:
     parted = [s for s in strands if len(s.now.part_lags) > 1]
     if parted:
         body += [tag("h3", "Through which part of the state"), figures(*_parts(parted))]
-    body += [
+    return body
+
+
+def _by_step(strands: Sequence[Strand]) -> list[Node]:
+    seen = [s for s in strands if _measured(np.concatenate([s.now.direct, s.now.adjoint]))]
+    if not seen:
+        return []
+    return [
         tag("h3", "The two gradients of a step"),
         tag(
             "p",
             "The direct gradient is what a hook on a layer's output shows: the loss seen from that output alone. "
             "The gradient through time adds every path through later steps; only this one tells what is learned.",
         ),
-        figures(*(figure(f"fig-steps-{i}", _steps(s)) for i, s in enumerate(strands))),
+        figures(*_steps(seen)),
+        figure("fig-gains", _gains(seen)),
     ]
-    return Section("lags", "What survives", QUESTION, _headline(strands, need), tuple(body))
 
 
 def _far(strand: Strand, need: int | None) -> int:
@@ -163,7 +181,7 @@ def _bounds(strand: Strand) -> Lines:
         x=Axis("lag τ, steps back"),
         y=Axis("largest factor", "log10", FLOOR, _top([bounds.gain, bounds.steps])),
         series=tuple(series),
-        rules=(Rule("y", 0.0, "1"),),
+        rules=(Rule("y", 0.0, ""),),
         height=300,
     )
 
@@ -195,24 +213,38 @@ def _parts(strands: Sequence[Strand]) -> list[Html]:
     return pictures
 
 
-def _steps(strand: Strand) -> Lines:
-    flow: FlowRecord = strand.now
-    x = list(range(flow.T))
-    finite = np.concatenate([v[np.isfinite(v)] for v in (flow.direct, flow.adjoint)])
-    high = math.ceil(float(finite.max())) + 0.5 if finite.size else 0.0
-    low = max(high - 16.0, math.floor(float(finite.min())) - 0.5) if finite.size else -3.0
+def _steps(strands: Sequence[Strand]) -> list[Html]:
+    """The direct gradient and the one through time, on one axis for all cells."""
+    seen = np.concatenate([np.ravel(v[np.isfinite(v)]) for s in strands for v in (s.now.direct, s.now.adjoint)])
+    high = math.ceil(float(seen.max())) + 0.5 if seen.size else 0.5
+    low = max(high - SPAN, math.floor(float(seen.min())) - 0.5) if seen.size else high
+    pictures = []
+    for i, s in enumerate(strands):
+        x = list(range(s.now.T))
+        drawn = Lines(
+            title=s.label,
+            note=note([s.now], "2-norms of dL/dz and ∂⁺L/∂y, loss per unit of state; medians over sequences"),
+            file=f"gradient-by-step-{s.label}",
+            x=Axis("step k"),
+            y=Axis("norm", "log10", min(low, high - 3.0), high),
+            series=(
+                Series("through time", s.colour, x, s.now.adjoint, weight=2.5),
+                Series("direct", "muted", x, s.now.direct, dash="dashed", weight=1.5),
+            ),
+            height=280,
+        )
+        pictures.append(figure(f"fig-steps-{i}", drawn))
+    return pictures
+
+
+def _gains(strands: Sequence[Strand]) -> Lines:
     return Lines(
-        title=strand.label,
-        note=note(
-            [flow], "2-norms of dL/dz and ∂⁺L/∂y, in units of the loss per unit of state; medians over sequences"
-        ),
-        file=f"gradient-by-step-{strand.label}",
+        title="Most that one step can stretch a gradient",
+        note=shared(strands, "Spectral norm ‖J_k‖ of each step's Jacobian, dimensionless; medians over sequences"),
+        file="gain-by-step",
         x=Axis("step k"),
-        y=Axis("norm", "log10", min(low, high - 3.0), high),
-        series=(
-            Series("through time", strand.colour, x, flow.adjoint, weight=2.5),
-            Series("direct", "muted", x, flow.direct, dash="dashed", weight=1.5),
-            Series("gain of one step ‖J‖", "ink", x, flow.step_gain, dash="dotted", weight=1.25),
-        ),
-        height=280,
+        y=Axis("largest factor", "log10"),
+        series=tuple(Series(s.label, s.colour, list(range(s.now.T)), s.now.step_gain) for s in strands),
+        rules=(Rule("y", 0.0, ""),),
+        height=240,
     )

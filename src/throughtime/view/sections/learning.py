@@ -55,6 +55,9 @@ def _headline(trained: list[Trained], data: DataCard | None) -> Node:
     named = what.get(data.metric, "Held-out score") if data else "Held-out score"
     if data is None:
         return text("{}: {}; no baseline was recorded.", named, scores)
+    judged = [(one, held) for one, held in judged if math.isfinite(held.score)]
+    if not judged:
+        return text("{}: {}; no score is a number.", named, scores)
     beaten = sum(beats(held.score, data) for _, held in judged)
     how = (
         "both"
@@ -91,7 +94,13 @@ def _table(trained: list[Trained], data: DataCard | None) -> Node:
         valid = f"{words.score(data, best.score)} (update {words.count(best.update)})" if best else "not measured"
         test = words.score(data, one.run.test.score) if one.run.test else "not measured"
         guess = words.score(data, data.baseline) if data else "not known"
-        verdict = "–" if held is None or data is None else "yes" if beats(held.score, data) else "no"
+        verdict = (
+            "–"
+            if held is None or data is None or not math.isfinite(held.score)
+            else "yes"
+            if beats(held.score, data)
+            else "no"
+        )
         rows.append((cell(one.label, one.colour), *map(words.plain, _ends(one)), valid, test, guess, verdict))
     return table(heads, rows, stack=True)
 

@@ -33,7 +33,9 @@ def judge(strand: Strand, data: DataCard | None) -> Judgement:
     need = data.lag if data else None
     if need is None:
         if words.censored(lags):
-            return Judgement("yes", f"As far as was measured: {words.some(lags.longest(), 'step')}.")
+            whole = lags.longest() >= strand.now.T - 1
+            far = "Over the whole sequence" if whole else "As far as was measured"
+            return Judgement("yes" if whole else "open", f"{far}: {words.some(lags.longest(), 'step')}.")
         share = f"{words.some(reached, 'step')} of {words.count(strand.now.T)}"
         return Judgement("open", f"{share}; how many the task needs is not known.")
     if reached >= need:
