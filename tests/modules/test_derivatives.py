@@ -123,3 +123,11 @@ def test_autocast(name: str, engine: str) -> None:
     assert bool(((cut.float()[:, 0] - expected[:, 0]).abs() < 0.03).all())
     output.float().square().sum().backward()
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute:UserWarning")  # torch.compile's
+@pytest.mark.parametrize("engine", ENGINES)
+def test_traced_by_torch_compile(engine: str) -> None:
+    module = tt.LSTM(3, 4, 2, bidirectional=True, engine=engine)
+    x = torch.randn(4, 2, 3)
+    close(torch.compile(module, backend="eager")(x)[0], module(x)[0])

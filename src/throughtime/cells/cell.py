@@ -59,6 +59,8 @@ class Named(Mapping[str, Tensor]):
         object.__setattr__(self, "_tensors", tensors)
 
     def __getattr__(self, name: str) -> Tensor:
+        if name == "_tensors":  # not set yet: without this, looking for it would look for it
+            raise AttributeError(name)
         try:
             return self._tensors[name]
         except KeyError:
@@ -80,9 +82,16 @@ class Named(Mapping[str, Tensor]):
         inside = ", ".join(f"{name}={tuple(t.shape)}" for name, t in self._tensors.items())
         return f"{type(self).__name__}({inside})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (type(self), self._tensors)  # copying sets attributes otherwise, which this refuses
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same names, each tensor passed through `function`."""
         return type(self)(**{name: function(tensor) for name, tensor in self._tensors.items()})
+
+
+def _made(kind: type[Named], tensors: dict[str, Tensor]) -> Named:
+    return kind(**tensors)
 
 
 class Share(Named):
@@ -138,6 +147,8 @@ class Weights:
         self._parameters = parameters
 
     def __getattr__(self, block: str) -> Linear:
+        if block == "_maps":  # not set yet, as torch.compile may find it
+            raise AttributeError(block)
         try:
             return self._maps[block]
         except KeyError:

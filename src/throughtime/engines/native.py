@@ -126,13 +126,11 @@ def _better_by_length(stack: Stack, batch_sizes: Tensor) -> bool:
     """
     if int(batch_sizes[0]) < stack.state["h"].shape[1]:
         return True
-    x = stack.x
-    if type(stack.cells[0]) is not LSTM or x.dtype != torch.float32 or x.device.type != "cpu":
+    x, steps = stack.x, len(batch_sizes)
+    if type(stack.cells[0]) is not LSTM or x.dtype != torch.float32 or x.device.type != "cpu" or steps < 25:
         return False
-    pieces = len(torch.unique_consecutive(batch_sizes))
-    if pieces == 1:  # torch sees by itself that nothing is packed
-        return False
-    return len(batch_sizes) >= 15 + 5 * pieces and torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()
+    pieces = len(torch.unique_consecutive(batch_sizes))  # if there is one, torch sees that nothing is packed
+    return pieces > 1 and steps >= 15 + 5 * pieces and torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()
 
 
 def _by_length(job: Job) -> tuple[Tensor, State]:

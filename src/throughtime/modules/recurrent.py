@@ -248,7 +248,7 @@ class Recurrent(nn.Module):
         shape = (self.num_layers * self.directions, x.shape[1] if batch is None else batch, self.hidden_size)
         parts = self.cells[0].parts
         if state is None:
-            return x, State(**{part: x.new_zeros(shape) for part in parts})
+            return x, State(**dict.fromkeys(parts, x.new_zeros(shape)))
         if set(state) != set(parts):
             raise CellError(f"the state must have the parts {', '.join(parts)}, got {', '.join(state)}")
         for name in parts:
