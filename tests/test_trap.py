@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from tests.tolerances import MEASURE, close
 
 import throughtime as tt
+from tests.tolerances import MEASURE, close
 
 
 def test_the_gradient_of_the_stacked_output_is_not_the_gradient_through_time() -> None:

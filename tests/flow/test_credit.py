@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+
+import throughtime as tt
 from tests.flow.oracles import boundary_credit, from_step, gradients
 from tests.flow.own import Apart, HearsItself, Mixing
 from tests.laws.variants import VARIANTS, sequence
 from tests.tolerances import MEASURE, close
-
-import throughtime as tt
 from throughtime.cells import Cell, State
 from throughtime.errors import FlowError
 
@@ -118,7 +118,7 @@ def scalar(w: float, phi: str = "identity") -> Cell:
     return cell
 
 
-@pytest.mark.parametrize("w", [0.25, 1.0, 3.7])
+@pytest.mark.parametrize("w", [0.25, 3.7])
 def test_ten_thousand_steps_have_a_logarithm(w: float) -> None:
     T = 10_000
     x, delta = torch.zeros(T, 1, 1, dtype=DOUBLE), torch.zeros(T, 1, 1, dtype=DOUBLE)

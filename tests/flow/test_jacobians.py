@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+import throughtime as tt
 from tests.flow.oracles import from_step, matrix, walk
 from tests.flow.own import Handwritten, HearsItself, Mixing, Noisy
 from tests.laws.variants import VARIANTS, sequence
 from tests.tolerances import IDENTITY, close
-
-import throughtime as tt
 from throughtime.cells import Cell, Read
 from throughtime.errors import FlowError
 from throughtime.flow.trajectory import follow

@@ -14,7 +14,7 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
 from throughtime.flow.linearise import linearise
-from throughtime.flow.sweep import shift, split
+from throughtime.flow.sweep import shift, split, window
 from throughtime.flow.tangent import Tangent
 from throughtime.flow.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
@@ -77,23 +77,34 @@ def gather(tangent: Tangent, delta: Tensor) -> Adjoint:
     T, B, H = delta.shape
     rows = delta.new_zeros(tangent.P, T, B, H)
     exponents = torch.zeros(T, B, dtype=torch.float64, device=delta.device)
-    new, powers = split(delta, (-1,))
-    power = torch.full_like(powers[0], -torch.inf)  # of a zero
+    fresh = delta.any(-1).any(-1).tolist()
+    row, power = rows[:, T - 1 :].clone(), exponents[0].clone()
     with torch.no_grad():
         for k in reversed(range(T)):
-            there = delta[k].any(-1)
-            fresh = torch.where(there, powers[k], -torch.inf)
             if k + 1 < T:
-                old, moved = split(tangent.pull(rows[:, k + 1 : k + 2], k + 1), (0, -1))
-                power = torch.where(old[:, 0].any(-1).any(0), power + moved[0], -torch.inf)
-                top = torch.maximum(power, fresh)
-                rows[:, k] = shift(old[:, 0], _steps(power - top))
-            else:
-                top = fresh
-            rows[-1, k] += shift(new[k], _steps(fresh - top))
-            exponents[k] = torch.where(torch.isfinite(top), top, 0.0)
-            power = top
+                row = tangent.pull(row, k + 1)
+            if fresh[k] and bool(power.any()):
+                row, power = _add(row, power, delta[k])
+            elif fresh[k]:
+                row[-1, 0] += delta[k]
+            largest = row.abs().amax((0, 1, -1))
+            if bool(((largest != 0) & ((largest < 1 / window(row.dtype)) | (largest > window(row.dtype)))).any()):
+                row, moved = split(row, (0, 1, -1))
+                power = power + moved
+            rows[:, k], exponents[k] = row[:, 0], power
     return Adjoint(rows, exponents)
+
+
+def _add(row: Tensor, power: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Row · 2**power + δ with a power of two that suits the larger of them; zeros have none."""
+    old, moved = split(row, (0, 1, -1))
+    new, powers = split(delta, (-1,))
+    power = torch.where(old.any(-1).any(1).any(0), power + moved, -torch.inf)
+    powers = torch.where(new.any(-1), powers, -torch.inf)
+    top = torch.maximum(power, powers)
+    total = shift(old, _steps(power - top))
+    total[-1, 0] += shift(new, _steps(powers - top))
+    return total, torch.where(torch.isfinite(top), top, 0.0)
 
 
 def _steps(difference: Tensor) -> Tensor:

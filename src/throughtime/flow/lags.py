@@ -6,8 +6,6 @@ import numpy as np
 
 from throughtime.records import Floats, Integers, LagProfile
 
-_ZERO = -1e300  # stands for −inf while quartiles are interpolated: −inf − −inf would be NaN
-
 
 def lag_profile(
     log10_pairs: Floats, sources: Integers | None = None, *, log10_start: Floats | None = None, most: int | None = None
@@ -39,8 +37,12 @@ def lag_profile(
 
 def quantiles(values: Floats, shares: tuple[float, ...] = (0.25, 0.5, 0.75)) -> Floats:
     """Quantiles of values that may be −inf (a true zero); one that falls between a zero and a number is −inf."""
-    found = np.quantile(np.maximum(values, _ZERO), shares)
-    return np.where(found < _ZERO / 1e6, -np.inf, found)
+    ascending = np.sort(values)
+    at = (len(values) - 1) * np.asarray(shares)
+    under = at.astype(np.int64)
+    low, high = ascending[under], ascending[np.minimum(under + 1, len(values) - 1)]
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isneginf(low), low, low + (high - low) * (at - under))
 
 
 def medians(values: Floats) -> Floats:

@@ -5,10 +5,12 @@ Dimensions: as in tangent.py.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from throughtime.flow.sweep import LOG10_2, log10, shift, split
+from throughtime.flow.sweep import LOG10_2, log10, shift, split, window
 from throughtime.flow.tangent import Tangent
 
 _SMALL = 32  # states up to this size are decomposed outright
@@ -53,13 +55,21 @@ def _lanczos(tangent: Tangent, at: slice) -> Tensor:
     v = torch.randn(shape, generator=generator, dtype=torch.float64).to(x)
     v = v / torch.linalg.vector_norm(v, dim=(0, -1), keepdim=True)
     old = torch.zeros_like(v)
-    _, powers = split(tangent.push(v, at))  # keeps JᵀJ within the dtype's range
-    down = -2 * powers.int().unsqueeze(-1)
+    _, powers = split(tangent.push(v, at))
+    far = powers.abs().max() > math.log2(window(x.dtype))  # JᵀJ could leave the dtype's range
+    powers = powers if bool(far) else torch.zeros_like(powers)
+    down = -powers.int().unsqueeze(-1)
+
+    def apply(v: Tensor) -> Tensor:
+        if not bool(far):
+            return tangent.pull(tangent.push(v, at), at)
+        return shift(tangent.pull(shift(tangent.push(v, at), down), at), down)
+
     alphas: list[Tensor] = []
     betas = [x.new_zeros(shape[1:3])]
     squared, waiting = x.new_zeros(shape[1:3]), torch.ones(shape[1:3], dtype=torch.bool, device=x.device)
     for count in range(1, _CHECKED[-1] + 1):
-        y = shift(tangent.pull(tangent.push(v, at), at), down).sub_(betas[-1].unsqueeze(-1) * old)
+        y = apply(v).sub_(betas[-1].unsqueeze(-1) * old)
         alphas.append((v * y).sum((0, -1)))
         y.sub_(alphas[-1].unsqueeze(-1) * v)
         beta = torch.linalg.vector_norm(y, dim=(0, -1))

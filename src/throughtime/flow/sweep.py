@@ -57,6 +57,11 @@ def _power(exponents: Tensor, dtype: torch.dtype) -> Tensor:
     return power.view(dtype)
 
 
+def window(dtype: torch.dtype) -> float:
+    """Numbers from 1/w to w can take one more step of any ordinary cell without leaving the dtype's range."""
+    return float(torch.finfo(dtype).max ** 0.05)
+
+
 def norms_of(rows: Tensor, alive: Tensor) -> Tensor:
     """The 2-norm of each row by part, (P, r, B), also where the squares of a part would underflow."""
     norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)
@@ -81,7 +86,7 @@ def sweep(
     Raises FlowError if a single step leaves the range of the dtype.
     """
     R, B = starts.shape
-    window = torch.finfo(seeds.dtype).max ** 0.05  # norms this far from 1 can take one more step of any ordinary cell
+    most = window(seeds.dtype)
     scaled, exponents = split(seeds)
     rows, spare = torch.zeros_like(seeds), torch.zeros_like(seeds)
     alive = torch.zeros(R, B, dtype=torch.bool, device=seeds.device)
@@ -102,7 +107,7 @@ def sweep(
                 alive[here] |= begin
             norms = norms_of(rows[:, here], alive[here])
             whole = torch.linalg.vector_norm(norms, dim=0)
-            if bool((alive[here] & ~((whole >= 1 / window) & (whole <= window))).any()):
+            if bool((alive[here] & ~((whole >= 1 / most) & (whole <= most))).any()):
                 rows[:, here], moved = split(rows[:, here])
                 exponents[here] += moved
                 norms = norms_of(rows[:, here], alive[here])
