@@ -235,7 +235,8 @@ class Training(Iterator[Update]):
         began = time.perf_counter()
         number = self._at.update + 1
         count = self._machine.sum_count(answers(batch, window) if own else 0)
-        self.net.train()
+        if not self.net.training:
+            self.net.train()
         self._optimizer.zero_grad(set_to_none=True)
         if count == 0:
             with torch.no_grad(), self._machine.drawing(stream_seed(self.seed, number, self._machine.process)):
@@ -425,10 +426,12 @@ def _adam(parameters: Sequence[Tensor], settings: Settings) -> torch.optim.AdamW
 
     Source: Kingma and Ba 2015; Loshchilov and Hutter 2019.
     """
+    if not settings.weight_decay:
+        return torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.0, fused=True)
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=settings.rate, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.rate, fused=True)
 
 
 def _finite(weights: Mapping[str, Tensor]) -> bool:

@@ -8,6 +8,8 @@ Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011 (Phil
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +55,8 @@ def philox(seed: int, epoch: int, count: int) -> NDArray[np.uint64]:
 
 def stream_seed(seed: int, update: int, process: int) -> int:
     """The seed of the random stream that dropout draws from in one update, in one of the processes."""
-    return int(np.random.SeedSequence([seed, update, process]).generate_state(1, np.uint64)[0] >> 1)
+    digest = hashlib.blake2b(f"{seed},{update},{process}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def shard(indices: Indices, process: int, processes: int) -> Indices:
