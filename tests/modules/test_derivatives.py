@@ -131,3 +131,16 @@ def test_traced_by_torch_compile(engine: str) -> None:
     module = tt.LSTM(3, 4, 2, bidirectional=True, engine=engine)
     x = torch.randn(4, 2, 3)
     close(torch.compile(module, backend="eager")(x)[0], module(x)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_in_evaluation_mode(kind: str) -> None:
+    """In float32, where torch's LSTM is oneDNN's kernel and is told whether it trains."""
+    _, ours = pair(kind, dtype=torch.float32, num_layers=2, dropout=0.5)
+    x, _ = example("batch", ours.eval(), with_state=False)
+    x.requires_grad_()
+    gradients = []
+    for engine in ENGINES:
+        ours.engine = engine
+        gradients.append(torch.autograd.grad(ours(x)[0].square().sum(), x)[0])
+    close(*gradients)
