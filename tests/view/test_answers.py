@@ -119,7 +119,7 @@ def test_findings_stand_with_the_most_serious_first():
         for rule, severity in (("a", "good"), ("b", "warning"), ("c", "serious"), ("d", "note"))
     ]
     section = advice.section(about(), several)
-    assert plain(section.headline).startswith("First: serious thing")
+    assert plain(section.headline).startswith("First, serious thing (2 of 4")
     assert [plain(part).split()[0] for part in section.body] == ["Serious", "Warning", "Note", "Good"]
 
 

@@ -24,6 +24,8 @@ INK = """() => [...document.querySelectorAll('[data-figure]')].map(home => {
   }
   return [home.dataset.figure, ink]
 })"""
+HOLDER = """document.activeElement.closest('.canvas, .legend, .save, nav, summary, .copy')?.className
+  ?? document.activeElement.tagName"""
 WATCH = """addEventListener('securitypolicyviolation',
   event => console.error('policy: ' + event.violatedDirective + ' ' + event.blockedURI))"""
 
@@ -154,11 +156,7 @@ def test_the_keyboard_reaches_and_reads_everything(visit):
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")
-        reached.add(
-            page.evaluate(
-                "document.activeElement.closest('.canvas, .legend, .save, nav, summary, .copy')?.className ?? document.activeElement.tagName"
-            )
-        )
+        reached.add(page.evaluate(HOLDER))
     assert {"canvas", "canvas lines", "save", "legend", "copy"} <= reached, reached
     page.focus("#fig-lags .canvas")
     page.keyboard.press("ArrowRight")
@@ -197,7 +195,7 @@ def test_light_and_dark_can_be_chosen(visit):
 
 
 def test_prints_light_with_every_figure_as_vectors(visit):
-    page = visit("digits", scheme="dark")
+    page = visit("alone", scheme="dark")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     figures = page.locator("figure").count()

@@ -40,15 +40,13 @@ function spacing(span: number, count: number, steps: readonly number[]): number 
 /** Where ticks stand between two ends: round numbers, or powers of ten. */
 export function ticks(from: number, to: number, count: number, kind: ScaleKind): number[] {
   if (!(to > from)) return [from];
-  if (kind === "log10" && to - from < 2.2) {
+  if (kind === "log10" && to - from < 3) {
+    // Under three decades, powers of ten alone would be too few; under two thirds of one, so would 1, 2, 5.
+    if (to - from < 0.7) return ticks(10 ** from, 10 ** to, count, "linear").map((at) => Math.log10(at));
+    const digits = to - from < 1.6 ? [1, 2, 5] : [1, 3];
     const found: number[] = [];
-    for (let decade = Math.floor(from); decade <= to; decade++) {
-      for (const digit of [1, 2, 5]) {
-        const at = decade + Math.log10(digit);
-        if (at >= from - 1e-9 && at <= to + 1e-9) found.push(at);
-      }
-    }
-    if (found.length >= 2) return found;
+    for (let decade = Math.floor(from); decade <= to; decade++) found.push(...digits.map((digit) => decade + Math.log10(digit)));
+    return found.filter((at) => at >= from - 1e-9 && at <= to + 1e-9);
   }
   const steps = kind === "log10" ? [1, 2, 3, 5, 10] : [1, 2, 5, 10];
   const step = kind === "log10" ? Math.max(1, spacing(to - from, count, steps)) : spacing(to - from, count, steps);

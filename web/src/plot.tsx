@@ -9,7 +9,7 @@ import { CanvasPen, FACE } from "./pen";
 import type { Said } from "./picture";
 import type { LinesSpec, Series } from "./spec";
 
-const FEW = 30; // a line of fewer points shows each
+const FEW = 30; // a main line of fewer points shows each
 
 /** One column of x for all series; a series has nothing (undefined, not a gap) where only others have a point. */
 function aligned(series: readonly Series[]): uPlot.AlignedData {
@@ -48,7 +48,7 @@ export function Plot({ spec, width, spoken }: { spec: LinesSpec; width: number; 
     const axis = { stroke: colours.muted, font: `11px ${FACE}`, ticks: { stroke: colours.muted, width: 1, size: 4 } };
     const xs = data[0];
     const dots = spec.series.map((series) => {
-      const shown = series.x.length < FEW ? series.values.flatMap((value, i) => (finite(value) ? [i] : [])) : lonely(series.values);
+      const shown = series.x.length < FEW && series.weight >= 2 ? series.values.flatMap((value, i) => (finite(value) ? [i] : [])) : lonely(series.values);
       return shown.map((i) => xs.indexOf(series.x[i]!));
     });
     const made = new uPlot(

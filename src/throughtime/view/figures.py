@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -61,7 +62,7 @@ class Figure:
 
     title: str
     note: str  # which derivative, units, dtype, how many sequences
-    file: str  # the name of its downloads, without an ending
+    file: str  # the name of its downloads, without an ending; letters and digits of it are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,7 @@ def values(numbers: Numbers | None, kind: Kind) -> list[float | str | None] | No
 def spec(figure: Figure) -> dict[str, Any]:
     """A figure as plain JSON values."""
     plain = {f.name: getattr(figure, f.name) for f in dataclasses.fields(figure)}
+    plain["file"] = re.sub(r"[^\w]+", "-", figure.file).strip("-")[:80]
     match figure:
         case Lines():
             plain |= {"x": _axis(figure.x), "y": _axis(figure.y), "rules": _rules(figure.rules)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from throughtime.diagnosis import diagnose
 from throughtime.errors import InputError
 from throughtime.records import Finding
+from throughtime.view import words
 from throughtime.view.markup import Node, joined
 from throughtime.view.page import document
 from throughtime.view.sections import advice, blame, clipping, gaps, gates, lags, learning, repeat, verdict
@@ -65,7 +66,7 @@ def _findings(about: Subject) -> tuple[Finding, ...]:
 
 def _byline(about: Subject) -> Node:
     names = joined(dict.fromkeys(strand.label for strand in about.strands) or [one.label for one in about.runs])
-    when = f", {about.study.created}" if about.study else ""
+    when = f", {words.moment(about.study.created)}" if about.study else ""
     return ("How the gradient travelled back through time in ", names, when)
 
 

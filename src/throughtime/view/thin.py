@@ -12,7 +12,7 @@ import numpy as np
 from throughtime.records import Floats
 from throughtime.view.figures import Lines, Numbers, Series
 
-POINTS = 160  # of a curve
+POINTS = 150  # of one line on a page
 
 
 def curve(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> tuple[Floats, Floats, Floats, Floats]:
@@ -64,7 +64,7 @@ def row(values: Floats, width: int) -> Floats:
     return np.array([math.nan if np.isnan(part).all() else float(np.nanmax(part)) for part in stretches])
 
 
-def lines(figure: Lines, points: int = 150) -> Lines:
+def lines(figure: Lines, points: int = POINTS) -> Lines:
     """A figure whose lines have at most so many points: every n-th and the last, and its note says so.
 
     A profile over thousands of lags is smooth, so single points stand for their neighbours; `curve` is for what is not.

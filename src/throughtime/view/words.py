@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 from throughtime.records import DataCard, LagProfile
 from throughtime.view.markup import Html, text
 
 MINUS = "−"
+MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
 THIN = "\u202f"
 
 
@@ -86,6 +91,16 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def moment(iso: str) -> str:
+    """A time as people write it: 21 November 2026, 04:36 UTC; as it stands where it is none."""
+    try:
+        when = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    zone = f" {when.tzname()}" if when.tzname() else ""
+    return f"{when.day} {MONTHS[when.month - 1]} {when.year}, {when:%H:%M}{zone}"
 
 
 def censored(lags: LagProfile) -> bool:

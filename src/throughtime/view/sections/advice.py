@@ -27,17 +27,18 @@ def _headline(ordered: Sequence[Finding]) -> Node:
     first = ordered[0]
     if first.severity == "good":
         return text("Nothing needs doing: all {} findings are good.", len(ordered)) if len(ordered) > 1 else first.title
-    bad = sum(finding.severity in ("serious", "warning") for finding in ordered)
-    rest = f" ({bad} of {len(ordered)} findings ask for something)" if len(ordered) > 1 else ""
-    return text("First: {}{}", first.title.rstrip(".") + ("" if rest else "."), rest + "." if rest else None)
+    asking = sum(finding.severity in ("serious", "warning") for finding in ordered)
+    count = f" ({asking} of {len(ordered)} findings {'asks' if asking == 1 else 'ask'} for action)" if asking else ""
+    return text("First, {}{}.", first.title.rstrip("."), count)
 
 
 def _finding(finding: Finding, colours: dict[str, str]) -> Html:
     name = cell(finding.cell, colours[finding.cell]) if finding.cell in colours else finding.cell
+    title = finding.title.removeprefix(f"{finding.cell}: ")  # the cell's name stands above it
     return tag(
         "article",
         tag("div", tag("span", NAMES[finding.severity], class_="kind"), " ", name),
-        tag("h3", finding.title),
+        tag("h3", title[:1].upper() + title[1:]),
         tag("ul", (tag("li", line) for line in finding.evidence)) if finding.evidence else None,
         tag("p", tag("b", "Do: "), finding.advice) if finding.advice else None,
         tag("pre", tag("code", finding.command), class_="command", tabindex=0) if finding.command else None,

@@ -45,16 +45,16 @@ def section(subject: Subject) -> Section:
 
 
 def _headline(trained: Sequence[Trained]) -> Node:
-    parts = []
+    roles: dict[str, list[Node]] = {}
+    said = False
     for one in trained:
-        what = role(one.run)
-        if what == "off":
-            parts.append(text("it was off in {}", cell(one.label, one.colour)))
-        else:
-            share = words.percent(one.run.clipped_share)
-            parts.append(text("{} in {} ({} of updates clipped)", what, cell(one.label, one.colour), share))
-    sentence = joined(parts, between="; ", last="; ")
-    return text("Clipping was {}.", sentence) if role(trained[0].run) != "off" else text("Clipping: {}.", sentence)
+        named, what = cell(one.label, one.colour), role(one.run)
+        if what != "off":
+            of = "" if said else " of updates"
+            named, said = text("{} ({}{})", named, words.percent(one.run.clipped_share), of), True
+        roles.setdefault(what, []).append(named)
+    parts = [text("{} in {}", what, joined(several)) for what, several in roles.items()]
+    return text("Clipping was {}.", joined(parts, between="; ", last="; "))
 
 
 def _table(trained: Sequence[Trained]) -> Node:

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from throughtime.view import words
-from throughtime.view.markup import Html, Node, tag, text
+from throughtime.view.markup import Html, Node, joined, tag, text
 from throughtime.view.page import Section, cell
-from throughtime.view.subject import Strand, Subject
+from throughtime.view.subject import Strand, Subject, Trained
 
 QUESTION = "What was not measured?"
 
 
 def section(subject: Subject) -> Section:
     """What the records lack, and why where they say so."""
-    found: list[Html] = []
+    lacking: dict[str, list[Html]] = {}  # the gap -> whose it is
     for strand in subject.strands:
-        name = cell(strand.label, strand.colour)
-        found += [text("{}: {}", name, gap) for gap in _flow_gaps(strand)]
+        for gap in _flow_gaps(strand):
+            lacking.setdefault(gap, []).append(cell(strand.label, strand.colour))
     for one in subject.runs:
-        name = cell(one.label, one.colour)
-        if not one.run.flows:
-            found.append(text("{}: no gradient flow was measured.", name))
-        if one.run.test is None:
-            found.append(text("{}: no score on test data.", name))
-        if not one.run.evaluations:
-            found.append(text("{}: no score on validation data while training.", name))
+        for gap in _run_gaps(one):
+            lacking.setdefault(gap, []).append(cell(one.label, one.colour))
+    found = [text("{}: {}", joined(dict.fromkeys(whose)), gap) for gap, whose in lacking.items()]
     seeds = {one.run.seed for one in subject.runs}
-    if len(seeds) == 1 and subject.runs:
+    if len(seeds) == 1:
         found.append(
             Html(
                 "The spread between seeds: every run used the same one, so differences of a few percent may be chance."
@@ -35,14 +31,24 @@ def section(subject: Subject) -> Section:
         found.append(
             Html("The lag the task needs: the data do not say it, so “enough” is judged by what was measured.")
         )
-    unique = list(dict.fromkeys(found))
     headline: Node = (
-        f"{words.some(len(unique), 'thing')} {'is' if len(unique) == 1 else 'are'} missing from these records."
-        if unique
+        f"{words.some(len(found), 'thing')} {'is' if len(found) == 1 else 'are'} missing from these records."
+        if found
         else "Nothing that this report asks for is missing from the records."
     )
-    body = (tag("ul", (tag("li", gap) for gap in unique), class_="gaps"),) if unique else ()
+    body = (tag("ul", (tag("li", gap) for gap in found), class_="gaps"),) if found else ()
     return Section("gaps", "What was not measured", QUESTION, headline, body)
+
+
+def _run_gaps(one: Trained) -> list[str]:
+    gaps = []
+    if not one.run.flows:
+        gaps.append("no gradient flow was measured.")
+    if one.run.test is None:
+        gaps.append("no score on test data.")
+    if not one.run.evaluations:
+        gaps.append("no score on validation data while training.")
+    return gaps
 
 
 def _flow_gaps(strand: Strand) -> list[str]:

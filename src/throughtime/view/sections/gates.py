@@ -31,6 +31,9 @@ def section(subject: Subject, step: str) -> Section:
     body: list[Node] = []
     if gated:
         body.append(tag("div", _table(gated), class_="scroll"))
+        body.append(
+            tag("p", "For a candidate that goes under 0 the first share is of values under −0.9.", class_="small")
+        )
         body.append(figures(*(figure(f"fig-gates-{i}", _openings(s)) for i, s in enumerate(gated))))
     ported = [s for s in strands if s.now.ports]
     if ported:

@@ -18,6 +18,7 @@ from throughtime.view.subject import Strand, Subject
 QUESTION = "What gradient survives at each lag, against its bounds and against the untrained net?"
 PERCENT = math.log10(0.01)
 SPAN = 16.0  # decades that the gradients of single steps span at most
+BESIDE = -8.0  # how far down the untrained nets may stretch the axis of the trained ones
 FLOOR = -12.0  # a share under this is as good as none to an optimiser; the tables have the numbers
 
 
@@ -42,7 +43,9 @@ def _by_lag(strands: Sequence[Strand], need: int | None) -> list[Node]:
     if over:
         body.append(figure("fig-horizons", _horizons(over, need), "One point for each measurement during training."))
     bounded = [s for s in strands if s.now.bounds is not None]
-    pictures = [figure(f"fig-bounds-{i}", _bounds(s)) for i, s in enumerate(bounded)]
+    top = _top([each for s in bounded if s.now.bounds for each in (s.now.bounds.gain, s.now.bounds.steps)])
+    low, _ = _reach([s.now.lags for s in bounded])
+    pictures = [figure(f"fig-bounds-{i}", _bounds(s, low, top)) for i, s in enumerate(bounded)]
     if pictures:
         says = "What the Jacobians let through at most, with the bounds on it; each line lies under the next."
         body += [tag("h3", "What could survive at most"), tag("p", says), figures(*pictures)]
@@ -104,15 +107,15 @@ def _says(strands: Sequence[Strand]) -> str:
     )
 
 
-def _reach(profiles: Sequence[LagProfile]) -> tuple[float, float]:
-    """The axis all cells share: down to the floor where something falls so low, up to what was seen."""
-    seen = np.concatenate([p.median[np.isfinite(p.median)] for p in profiles] or [np.zeros(1)])
-    low = float(seen.min()) if seen.size else PERCENT
-    high = float(seen.max()) if seen.size else 0.0
-    zeros = any(np.isneginf(p.median).any() for p in profiles)
-    return (FLOOR if zeros and low > FLOOR / 2 else max(FLOOR, math.floor(min(low, -3.0)))), math.ceil(
-        max(high, 0.0)
-    ) + 0.5
+def _lowest(profiles: Sequence[LagProfile]) -> float:
+    return min((float(p.median[np.isfinite(p.median)].min(initial=0.0)) for p in profiles), default=0.0)
+
+
+def _reach(profiles: Sequence[LagProfile], beside: Sequence[LagProfile] = ()) -> tuple[float, float]:
+    """The axis all cells share: down to what was seen, but never so far that the upper decades are lost."""
+    low = min(-3.0, max(_lowest(profiles), FLOOR), max(_lowest(beside), BESIDE))
+    high = max((float(p.upper[np.isfinite(p.upper)].max(initial=0.0)) for p in profiles), default=0.0)
+    return float(math.floor(low)), math.ceil(high) + 0.5
 
 
 def _profiles(strands: Sequence[Strand], need: int | None) -> Lines:
@@ -127,7 +130,8 @@ def _profiles(strands: Sequence[Strand], need: int | None) -> Lines:
     rules = [Rule("y", PERCENT, "1%")]
     if need is not None:
         rules.append(Rule("x", float(need), f"the task's lag, {need}"))
-    low, high = _reach([s.now.lags for s in strands])
+    before = [s.before.lags for s in strands if s.before is not None and s.trained]
+    low, high = _reach([s.now.lags for s in strands], before)
     return Lines(
         title="Share of the gradient left at each lag",
         note=shared(strands, "Ratio C(t, t−τ) / C(t, t), dimensionless, logarithmic axis on one absolute scale"),
@@ -161,7 +165,7 @@ def _horizons(strands: Sequence[Strand], need: int | None) -> Lines:
     )
 
 
-def _bounds(strand: Strand) -> Lines:
+def _bounds(strand: Strand, low: float, top: float) -> Lines:
     bounds = strand.now.bounds
     assert bounds is not None
     lags = strand.now.lags
@@ -179,7 +183,7 @@ def _bounds(strand: Strand) -> Lines:
         note=note([strand.now], "Spectral norms and their products, dimensionless; medians over steps and sequences"),
         file=f"bounds-{strand.label}",
         x=Axis("lag τ, steps back"),
-        y=Axis("largest factor", "log10", FLOOR, _top([bounds.gain, bounds.steps])),
+        y=Axis("largest factor", "log10", low, top),
         series=tuple(series),
         rules=(Rule("y", 0.0, ""),),
         height=300,
@@ -187,8 +191,8 @@ def _bounds(strand: Strand) -> Lines:
 
 
 def _top(several: Sequence[Floats]) -> float:
-    seen = np.concatenate([values[np.isfinite(values)] for values in several])
-    return min(12.0, max(2.0, math.ceil(float(seen.max())))) if seen.size else 2.0
+    highest = max((float(values[np.isfinite(values)].max(initial=0.0)) for values in several), default=0.0)
+    return min(12.0, max(2.0, math.ceil(highest)))
 
 
 def _parts(strands: Sequence[Strand]) -> list[Html]:

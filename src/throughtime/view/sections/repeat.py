@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from throughtime.records import DataCard, Settings, Study
 from throughtime.view import words
-from throughtime.view.markup import Node, joined, tag, text
+from throughtime.view.markup import Node, escape, joined, tag, text
 from throughtime.view.page import Section, cell, facts
 from throughtime.view.subject import Subject, Trained
 from throughtime.view.tables import table
@@ -104,7 +104,7 @@ def _where(study: Study, runs: Sequence[Trained]) -> Node:
             "Data hash": tag("code", f"SHA-256 {data.digest}") if data.digest else None,
             "Versions": ", ".join(f"{name} {version}" for name, version in study.versions.items()),
             "Machine": study.machine,
-            "Time": study.created,
+            "Time": words.moment(study.created),
         }
     )
 
@@ -117,14 +117,12 @@ def _shape(data: DataCard) -> str:
 
 
 def _settings(runs: Sequence[Trained]) -> Node:
-    """What all runs share is said once; else one column a run."""
-    settings = [one.run.settings for one in runs]
-    names = [f.name for f in dataclasses.fields(Settings)]
-    if all(each == settings[0] for each in settings):
-        return facts({name.replace("_", " "): _setting(settings[0], name) for name in names}, columns=True)
+    """What all runs share is said once; what differs has one column a run."""
+    said = {f.name: [_setting(one.run.settings, f.name) for one in runs] for f in dataclasses.fields(Settings)}
+    shared = {name.replace("_", " "): each[0] for name, each in said.items() if len(set(each)) == 1}
+    rows = [(name.replace("_", " "), *each) for name, each in said.items() if len(set(each)) > 1]
     heads: list[Node] = ["Setting", *(cell(one.label, one.colour) for one in runs)]
-    rows = [[name.replace("_", " "), *(_setting(each, name) for each in settings)] for name in names]
-    return table(heads, rows)
+    return escape([table(heads, rows) if rows else None, facts(shared, columns=True)])
 
 
 def _setting(settings: Settings, name: str) -> str:
