@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -12,23 +12,19 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from throughtime.cells.cell import State
-from throughtime.data.dataset import Batch, Dataset
+from throughtime.data.dataset import Dataset
 from throughtime.errors import TrainingError
 from throughtime.models import Net
 from throughtime.records import Evaluation, Settings, Update
-from throughtime.training.bptt import Window, answers, truncation
-from throughtime.training.clipping import ByPercentile, Clipped, clipping
+from throughtime.training.bptt import truncation
+from throughtime.training.clipping import clipping
 from throughtime.training.epochs import Epochs, held_out
 from throughtime.training.evaluation import assess
 from throughtime.training.machine import Machine
-from throughtime.training.order import Indices, stream_seed
 from throughtime.training.place import Place
 from throughtime.training.schedule import check, rate
 from throughtime.training.snapshot import Identity, Position, Snapshot, moments_of, pack, put_moments, unpack
-from throughtime.training.trouble import explain
-
-HALVINGS = 40  # of the loss scale of fp16, before it counts as overflow
+from throughtime.training.step import Stepper, Work
 
 
 def train(
@@ -77,8 +73,7 @@ class Training(Iterator[Update]):
         check(settings, seed)
         self.net, self.data, self.settings, self.seed = net, data, settings, seed
         self.notes: tuple[str, ...] = ()  # what had to be passed over on resuming, in sentences
-        self._clip = clipping(settings)
-        self._damping = settings.clip if settings.clip_by == "backward" else None
+        clipping(settings)  # refuses what cannot be before anything is made
         self._truncation = truncation(settings, net, data.answers_each_step)
         self._epochs = Epochs(data, settings, self._truncation, seed)
         self.total = self._epochs.windows(settings.epochs)
@@ -90,13 +85,11 @@ class Training(Iterator[Update]):
         self._machine = Machine(device, settings.precision, trackers, folder)
         net.to(self._machine.device)
         self._machine.share_weights(net)
-        self._parameters = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        self._optimizer = _adam(self._parameters, settings)
+        self._stepper = Stepper(net, settings, self._truncation, seed, self._machine)
         self._identity = Identity.of(net, settings, seed, data.card)
         self._at = Position()
         self._best: Evaluation | None = None
         self._best_weights: dict[str, Tensor] = {}
-        self._carried: State | None = None
         self._evaluations: list[Evaluation] = []
         self._place = None if folder is None else Place(folder, self._machine.leads, resume)
         if self._place is not None:
@@ -209,11 +202,12 @@ class Training(Iterator[Update]):
             windows = self._truncation.windows(batch.x.shape[0])
             before = self._at.samples if self._at.window == 0 else self._at.samples - len(indices)
             for place in range(self._at.window, len(windows)):
-                update = self._step(batch, own, windows[place], indices, before + len(indices))
+                work = Work(self._at.update + 1, batch, own, windows[place], indices)
+                update = self._step(work, before + len(indices))
                 ended = place + 1 == len(windows)
                 over = ended and number + 1 == len(batches)
                 if ended:
-                    self._carried = None
+                    self._stepper.carried = None
                 self._at = replace(
                     self._at,
                     update=self._at.update + (update is not None),
@@ -230,64 +224,15 @@ class Training(Iterator[Update]):
                 if self._at.stopped:
                     return
 
-    def _step(self, batch: Batch, own: bool, window: Window, indices: Indices, samples: int) -> Update | None:
-        """One optimiser step; None if the window holds no answer: then the state is carried on, and that is all."""
+    def _step(self, work: Work, samples: int) -> Update | None:
         began = time.perf_counter()
-        number = self._at.update + 1
-        count = self._machine.sum_count(answers(batch, window) if own else 0)
-        if not self.net.training:
-            self.net.train()
-        self._optimizer.zero_grad(set_to_none=True)
-        if count == 0:
-            with torch.no_grad(), self._machine.drawing(stream_seed(self.seed, number, self._machine.process)):
-                self._carried = self._forward(batch, window, 0.0)[1]
-            return None
-        loss, carried, clipped = self._backward(batch, window, 1 / count if own else 0.0, number)
-        if not (math.isfinite(loss) and math.isfinite(clipped.norm)):
-            raise TrainingError(explain(number, loss, clipped.norm, batch, indices, self.settings))
-        self._carried = carried
         now = rate(self.settings, self._at.passed, self.total)
-        for group in self._optimizer.param_groups:
-            group["lr"] = now
-        scaler = self._machine.scaler
-        if scaler is None:
-            self._optimizer.step()
-        else:
-            scaler.step(self._optimizer)
-            scaler.update()
+        taken = self._stepper.take(work, now)
+        if taken is None:
+            return None
+        loss, (norm, clipped, threshold) = taken
         seconds = time.perf_counter() - began
-        return Update(
-            number, self._at.epoch, samples, loss, clipped.norm, clipped.clipped, clipped.threshold, now, seconds
-        )
-
-    def _backward(
-        self, batch: Batch, window: Window, weight: float, number: int
-    ) -> tuple[float, State | None, Clipped]:
-        """Forward and back; the gradients are summed over processes and clipped.
-
-        In fp16 a scale of the loss that overflows is halved, and the same samples are taken again.
-        """
-        scaler = self._machine.scaler
-        for _ in range(HALVINGS):
-            with self._machine.drawing(stream_seed(self.seed, number, self._machine.process)):
-                own_loss, carried = self._forward(batch, window, weight)
-                (own_loss if scaler is None else scaler.scale(own_loss)).backward()  # type: ignore[no-untyped-call]
-            loss = float(self._machine.sum_gradients(self._parameters, own_loss.detach()))
-            if scaler is not None:
-                scaler.unscale_(self._optimizer)
-            clipped = self._clip(self._parameters)
-            if scaler is None or math.isfinite(clipped.norm) or not math.isfinite(loss):
-                break
-            scaler.update()
-            self._optimizer.zero_grad(set_to_none=True)
-        return loss, carried, clipped
-
-    def _forward(self, batch: Batch, window: Window, weight: float) -> tuple[Tensor, State | None]:
-        with self._machine.autocast():
-            tally, carried = self._truncation.tally(
-                self.net, batch, window, self._carried, device=self._machine.device, damping=self._damping
-            )
-        return tally.loss * weight, carried
+        return Update(work.update, self._at.epoch, samples, loss, norm, clipped, threshold, now, seconds)
 
     # -- what comes after an update
 
@@ -333,20 +278,19 @@ class Training(Iterator[Update]):
 
     def _save(self, place: Place) -> None:
         self._check_weights()
-        carried = self._carried
+        carried = self._stepper.carried
         if carried is not None:
             carried = self._machine.gather_lanes(carried, self._batch_size)
         if self._machine.leads:
             scaler = self._machine.scaler
-            norms = self._clip.norms if isinstance(self._clip, ByPercentile) else []
             snapshot = Snapshot(
                 position=self._at,
                 best=self._best,
                 scaler=None if scaler is None else scaler.state_dict(),
                 weights=self.net.state_dict(),
                 best_weights=self._best_weights,
-                moments=moments_of(self.net, self._optimizer),
-                norms=torch.tensor(norms, dtype=torch.float64),
+                moments=moments_of(self.net, self._stepper.optimizer),
+                norms=torch.tensor(self._stepper.norms, dtype=torch.float64),
                 carried=carried,
             )
             place.checkpoint(self._at.update, *pack(snapshot, self._identity))
@@ -393,10 +337,10 @@ class Training(Iterator[Update]):
                 self.notes = stored.notes
                 self._restore(unpack(stored, self._identity, place.path))
             self._evaluations = list(place.begin(self._at.update))
-            if self._at.stopped:
-                place.release()
             if self._best_weights:  # the file may be of a future that is superseded
                 place.weights("best", self._best_weights)
+            if self._at.stopped:
+                place.release()
             self._machine.wait()
         except BaseException:
             place.release()
@@ -405,33 +349,20 @@ class Training(Iterator[Update]):
     def _restore(self, snapshot: Snapshot) -> None:
         self._at, self._best = snapshot.position, snapshot.best
         self.net.load_state_dict(dict(snapshot.weights))
-        put_moments(self.net, self._optimizer, snapshot.moments)
+        put_moments(self.net, self._stepper.optimizer, snapshot.moments)
         self._best_weights = dict(snapshot.best_weights)
-        if isinstance(self._clip, ByPercentile):
-            self._clip.norms = snapshot.norms.tolist()
+        self._stepper.norms = snapshot.norms.tolist()
         if self._machine.scaler is not None and snapshot.scaler is not None:
             self._machine.scaler.load_state_dict(dict(snapshot.scaler))
         if snapshot.carried is not None:
             here, of = self._machine.process, self._machine.processes
-            self._carried = snapshot.carried.map(lambda part: part[:, here::of].contiguous().to(self._machine.device))
+            device = self._machine.device
+            self._stepper.carried = snapshot.carried.map(lambda part: part[:, here::of].contiguous().to(device))
 
     def _release(self) -> None:
         if self._place is not None:
             self._place.release()
         self._machine.stop_trackers()
-
-
-def _adam(parameters: Sequence[Tensor], settings: Settings) -> torch.optim.AdamW:
-    """Adam; with weight decay AdamW, which acts on matrices and leaves biases alone.
-
-    Source: Kingma and Ba 2015; Loshchilov and Hutter 2019.
-    """
-    if not settings.weight_decay:
-        return torch.optim.AdamW(parameters, lr=settings.rate, weight_decay=0.0, fused=True)
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.rate, fused=True)
 
 
 def _finite(weights: Mapping[str, Tensor]) -> bool:

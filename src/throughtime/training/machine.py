@@ -29,7 +29,10 @@ class Machine:
         if missing:
             names = ", ".join(sorted(missing))
             raise TrainingError(f"tracker {names} is not known or not installed; install it with pip, or leave it out.")
-        wanted = None if device is None else torch.device(device)
+        try:
+            wanted = None if device is None else torch.device(device)
+        except RuntimeError:
+            raise TrainingError(f"{device!r} is no device; there is cpu, cuda, cuda:1 and so on.") from None
         _make_room(wanted, precision)
         try:
             self._accelerator = Accelerator(
