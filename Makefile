@@ -55,7 +55,7 @@ web:
 pytest: export OMP_NUM_THREADS := 1
 pytest: $(CAN_TEST) chromium
 	@echo "== tests, doctests, snippets"
-	@$(PYTHON) -m pytest --quiet --numprocesses 2 --dist loadfile
+	@$(PYTHON) -m pytest --quiet --numprocesses 2 --dist worksteal
 
 # -- setting up
 
