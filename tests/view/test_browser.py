@@ -173,7 +173,7 @@ def test_the_keyboard_reaches_and_reads_everything(visit):
 
 def test_the_pointer_reads_and_the_legend_hides(visit):
     page = visit("reviews")
-    page.hover("#fig-example-0-0 canvas", position={"x": 8, "y": 8})
+    page.hover("#fig-example-0-0 canvas", position={"x": 96, "y": 8})
     assert "word 0 the" in page.inner_text("#fig-example-0-0 .reading")
     before = page.locator("#fig-example-1-0").bounding_box()["height"]
     first = page.locator("#fig-example-1-0 .legend button").first

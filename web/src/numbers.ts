@@ -7,17 +7,17 @@ const RAISED: Record<string, string> = {
 
 const minus = (text: string): string => text.replace("-", "−");
 
-export function plain(value: number): string {
+export function plain(value: number, digits = 3): string {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1e6 || size < 1e-4) return minus(value.toExponential(1).replace("e+", "e"));
   if (size >= 1000) return minus(Math.round(value).toLocaleString("en").replaceAll(",", " "));
-  return minus(String(Number(value.toPrecision(3))));
+  return minus(String(Number(value.toPrecision(digits))));
 }
 
 /** A power of ten given by its logarithm, as a tick: 0.01, 1, 10⁻¹². */
 export function power(exponent: number): string {
-  if (!Number.isInteger(exponent)) return plain(10 ** exponent);
+  if (!Number.isInteger(exponent)) return plain(10 ** exponent, 6);
   if (exponent >= -3 && exponent <= 3) return minus(String(Number((10 ** exponent).toPrecision(1))));
   return "10" + [...String(exponent)].map((digit) => RAISED[digit] ?? digit).join("");
 }
@@ -56,7 +56,7 @@ export function ticks(from: number, to: number, count: number, kind: ScaleKind):
 }
 
 export function tickText(value: number, kind: ScaleKind): string {
-  return kind === "log10" ? power(Number(value.toFixed(9))) : plain(value);
+  return kind === "log10" ? power(Number(value.toFixed(9))) : plain(value, 6);
 }
 
 export const finite = (value: Value | undefined): value is number => typeof value === "number";

@@ -45,8 +45,8 @@ export function Plot({ spec, width, spoken }: { spec: LinesSpec; width: number; 
     if (!element) return;
     const frame = frameOf(spec);
     const data = aligned(spec.series);
-    const axis = { stroke: colours.muted, font: `11px ${FACE}`, ticks: { stroke: colours.muted, width: 1, size: 4 } };
     const xs = data[0];
+    const axis = { stroke: colours.muted, font: `11px ${FACE}`, ticks: { stroke: colours.muted, width: 1, size: 4 } };
     const dots = spec.series.map((series) => {
       const shown = series.x.length < FEW && series.weight >= 2 ? series.values.flatMap((value, i) => (finite(value) ? [i] : [])) : lonely(series.values);
       return shown.map((i) => xs.indexOf(series.x[i]!));
@@ -58,7 +58,7 @@ export function Plot({ spec, width, spoken }: { spec: LinesSpec; width: number; 
         padding: [TOP, rightOf(spec, width), 14, 0],
         legend: { show: false },
         cursor: { drag: { x: true, y: false, setScale: true }, points: { size: 7 }, y: false },
-        scales: { x: { time: false, range: (_, low, high) => (low === data[0][0] && high === data[0].at(-1) ? frame.x : [low, high]) }, y: { range: () => frame.y } },
+        scales: { x: { time: false, range: (_, low, high) => (low <= xs[0]! && high >= xs.at(-1)! ? frame.x : [low, high]) }, y: { range: () => frame.y } },
         axes: [
           { ...axis, size: BOTTOM - 14, grid: { show: false }, splits: (_, __, low, high) => xTicks(spec, low, high, width - LEFT), values: (_, marks) => marks.map((mark) => tickText(mark, spec.x.kind)) },
           { ...axis, size: LEFT, ticks: { show: false }, grid: { stroke: colours.grid, width: 1 }, splits: () => ticks(...frame.y, (spec.height - TOP - BOTTOM) / 40, spec.y.kind), values: (_, marks) => marks.map((mark) => tickText(mark, spec.y.kind)) },

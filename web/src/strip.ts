@@ -5,6 +5,8 @@ import { drawKey, keyHeight, Mosaic, reach, said, shade, type Shades, type Pictu
 import type { StripSpec } from "./spec";
 
 const STRIPE = 6;
+const NAMED_STRIPE = 10; // high enough for its name beside it
+const NAMED = 640; // from this width on there is room for names
 const LETTERS = 15;
 const WORD = 13;
 const LOOKS: readonly Look[] = ["below", "zero", "missing"];
@@ -25,17 +27,19 @@ export function planStrip(whole: StripSpec, width: number, hidden: ReadonlySet<s
   const spec = { ...whole, rows: whole.rows.filter((row) => !hidden.has(row.name)) };
   const rows = spec.rows.map((row) => ({ ...row, ends: reach(row.values, row.scale) }));
   const text = spec.layout === "text";
-  const margin = text ? 0 : Math.min(width * 0.3, Math.max(30, ...rows.map((row) => widthOf(row.name, 11))) + 10);
-  const tall = text ? STRIPE : 20;
+  const named = !text || width >= NAMED;
+  const letters = text ? 10 : 11;
+  const margin = named ? Math.min(width * 0.3, Math.max(30, ...rows.map((row) => widthOf(row.name, letters))) + 10) : 0;
+  const tall = !text ? 20 : named ? NAMED_STRIPE : STRIPE;
   const boxes: Box[] = []; // of each word, letters and stripes together
   let height = 0;
   if (text) {
-    const line = LETTERS + 4 + rows.length * (STRIPE + 1) + 12;
-    let x = 0;
+    const line = LETTERS + 4 + rows.length * (tall + 1) + 14;
+    let x = margin;
     for (const word of spec.words) {
-      const need = Math.min(width, Math.max(10, widthOf(word, WORD)));
-      if (x && x + need > width) {
-        x = 0;
+      const need = Math.min(width - margin, Math.max(10, widthOf(word, WORD)));
+      if (x > margin && x + need > width) {
+        x = margin;
         height += line;
       }
       boxes.push([x, height, need, line - 10]);
@@ -78,9 +82,12 @@ export function planStrip(whole: StripSpec, width: number, hidden: ReadonlySet<s
           mosaic.add([x, y + (text ? LETTERS + 3 : 0) + r * (tall + 1), wide, tall], shade(row.values[i], row.ends[0], row.ends[1], palette)));
       });
       mosaic.draw(pen);
+      const names = (top: number): void => rows.forEach((row, r) =>
+        pen.text(margin - 8, top + r * (tall + 1) + tall / 2 + 4, fitted(row.name, margin - 8, letters), { colour: palette.muted, size: letters, align: "end" }));
+      if (text && named) for (const y of new Set(boxes.map((box) => box[1]))) names(y + LETTERS + 3);
       if (!text) {
         const bottom = rows.length * (tall + 1);
-        rows.forEach((row, r) => pen.text(margin - 8, r * (tall + 1) + 14, fitted(row.name, margin - 8, 11), { colour: palette.ink, size: 11, align: "end" }));
+        names(0);
         for (const at of ticks(0, spec.words.length - 1, (width - margin) / 60, "linear").filter(Number.isInteger)) {
           const [x, , wide] = boxes[at]!;
           pen.line([[x + wide / 2, bottom], [x + wide / 2, bottom + 4]], palette.muted, 1);

@@ -205,7 +205,7 @@ def _parts(strands: Sequence[Strand]) -> list[Html]:
         )
         drawn = Lines(
             title=f"{s.label}, by part of the state at k",
-            note=note([s.now], "Ratio to C(t, t) of that part, dimensionless, logarithmic axis"),
+            note=note([s.now], "Ratio to C(t, t) of the whole state, dimensionless, logarithmic axis"),
             file=f"gradient-by-lag-and-part-{s.label}",
             x=Axis("lag τ, steps back"),
             y=Axis("share of the gradient left", "log10", low, high),

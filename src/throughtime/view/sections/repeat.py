@@ -65,9 +65,10 @@ def _headline(subject: Subject) -> Node:
     if data is None:
         return text("{} trained {} in {}; the records do not name the data.", names, seed, spent)
     samples = words.some(data.sizes.get("train", 0), "sequence")
-    length = words.some(data.lengths[1], data.step)
     again = "one command repeats it." if subject.study and subject.study.command else "no command was recorded."
-    return text("{} learned from {} of {} ({}) {}, in {}; {}", names, samples, length, data.name, seed, spent, again)
+    return text(
+        "{} learned from {} of {} ({}) {}, in {}; {}", names, samples, _span(data), data.name, seed, spent, again
+    )
 
 
 def _runs(runs: Sequence[Trained]) -> Node:
@@ -99,7 +100,7 @@ def _where(study: Study, runs: Sequence[Trained]) -> Node:
     data = study.data
     return facts(
         {
-            "Data": f"{data.name}: {data.kind}, one step is one {data.step}; " + _shape(data),
+            "Data": f"{data.name}: {data.kind}, one step is one {data.step}; {_shape(data)}",
             "Samples": ", ".join(f"{words.count(size)} {split}" for split, size in data.sizes.items()),
             "Data hash": tag("code", f"SHA-256 {data.digest}") if data.digest else None,
             "Versions": ", ".join(f"{name} {version}" for name, version in study.versions.items()),
@@ -109,11 +110,19 @@ def _where(study: Study, runs: Sequence[Trained]) -> Node:
     )
 
 
+def _span(data: DataCard) -> str:
+    """How long its sequences are."""
+    shortest, _, longest = data.lengths
+    return words.some(longest, data.step) if shortest == longest else f"{shortest} to {words.some(longest, data.step)}"
+
+
 def _shape(data: DataCard) -> str:
     shortest, median, longest = data.lengths
-    length = f"{longest}" if shortest == longest else f"{shortest} to {longest}, half of them under {median}"
-    inputs = f"{words.count(data.inputs)} different ones" if data.tokens else f"{words.some(data.inputs, 'value')} each"
-    return f"{length} steps a sequence, {inputs}"
+    middle = "" if shortest == longest else f", {words.count(median)} in the middle"
+    inputs = (
+        f"{words.some(data.inputs, data.step)} known" if data.tokens else f"{words.some(data.inputs, 'value')} each"
+    )
+    return f"{_span(data)} a sequence{middle}, {inputs}"
 
 
 def _settings(runs: Sequence[Trained]) -> Node:
