@@ -158,3 +158,13 @@ def test_plain_numbers(value, said):
 )
 def test_durations(seconds, said):
     assert words.duration(seconds) == said
+
+
+def test_each_layer_of_a_stack_has_its_own_account():
+    run = studies.run("lstm", count=10)
+    upper = tuple(dataclasses.replace(flow, layer="recurrent.1") for flow in run.flows)
+    whole = subject(dataclasses.replace(run, flows=(*run.flows, *upper)))
+    assert [strand.label for strand in whole.strands] == ["lstm, recurrent", "lstm, recurrent.1"]
+    assert len({strand.colour for strand in whole.strands}) == 1
+    assert all(strand.before is not None and strand.now.moment == "after" for strand in whole.strands)
+    assert len(whole.runs) == 1
