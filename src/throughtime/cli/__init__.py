@@ -9,17 +9,20 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
 from throughtime import __version__
 from throughtime.cli import cells, compare, demo, report, train
 from throughtime.cli.options import spread
+from throughtime.cli.session import INTERRUPTED
 from throughtime.errors import ThroughtimeError
+
+BAD = 2  # the exit status of bad use and bad input
 
 app = typer.Typer(
     name="throughtime",
     help="Recurrent networks whose gradients people can see: train them, and see how far back they learn, and why.",
     epilog="Start with: [bold]throughtime demo[/bold]",
-    no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -31,17 +34,27 @@ for verb in (demo, compare, train, report, cells):
 
 
 @app.callback(invoke_without_command=True)
-def top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+def top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
     """Recurrent networks whose gradients people can see: train them, and see how far back they learn, and why."""
     if version:
         typer.echo(f"throughtime {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main() -> None:
     """Run the command; bad use and bad input end with status 2 and one line on stderr."""
     try:
-        app()
+        sys.exit(app(prog_name="throughtime", standalone_mode=False) or 0)
+    except TyperException as error:
+        message = error.format_message().rstrip(".") if hasattr(error, "format_message") else str(error)
+        sys.stderr.write(f"throughtime: {message}. See `throughtime --help`.\n")
     except ThroughtimeError as error:
         sys.stderr.write(f"throughtime: {error}\n")
-        sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(INTERRUPTED)
+    sys.exit(BAD)

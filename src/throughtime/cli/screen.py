@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from throughtime.records import DataCard, Evaluation, FlowRecord, RunRecord, Study, Update
-from throughtime.study.run import Ended, Event, Interrupted, Started
+from throughtime.study.run import Ended, Event, Failed, Interrupted, Started
 
 INTERVAL = 10.0  # seconds between plain lines
 
@@ -150,6 +150,8 @@ class Plain:
                 text = f"{line.label}: {event.updates} updates{again}, {event.parameters:,} parameters"
             case Ended():
                 text = f"{line.label}: done in {event.run.seconds:.0f} s; {line.numbers}"
+            case Failed():
+                text = f"{line.label}: stopped. {event.why}"
             case Interrupted():
                 text = f"{line.label}: saved after update {event.update}"
             case _ if now - self._shown >= INTERVAL:

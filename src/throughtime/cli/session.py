@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from throughtime.cli.options import Reading, Running, SettingsOptions, ShapeOptions, given
-from throughtime.errors import InputError
+from throughtime.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +95,7 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
     from rich.console import Console
 
     from throughtime.cli import screen as screens
-    from throughtime.study.run import Interrupted, leads, run
+    from throughtime.study.run import Failed, Interrupted, leads, run
     from throughtime.view import report
 
     errors = Console(stderr=True)
@@ -104,13 +104,16 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
         screen = screens.Live(errors, origin.data) if errors.is_terminal else screens.Plain(errors, origin.data)
         for note in origin.data.notes:
             errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    failures: list[str] = []
     with _interruptible(errors) as asked, screen:
         for event in run(origin, dataset, place, stop=asked):
             screen.show(event)
+            if isinstance(event, Failed):
+                failures.append(f"{event.choice.label}: {event.why}")
             if isinstance(event, Interrupted):
                 screen.__exit__(None, None, None)
                 errors.print(
-                    f"saved. Go on with: throughtime compare --resume {shlex.quote(str(place.path))}", soft_wrap=True
+                    f"saved. Go on with: throughtime train --resume {shlex.quote(str(place.path))}", soft_wrap=True
                 )
                 raise typer.Exit(INTERRUPTED)
     if not leads():
@@ -121,6 +124,8 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
     results.print(screens.table(study))
     results.print(screens.guess(study), style="dim", highlight=False, markup=False, soft_wrap=True)
     typer.echo(f"report: {place.report}")
+    if failures:
+        raise TrainingError(" ".join(failures))
 
 
 @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from throughtime.diagnosis.case import Case
-from throughtime.diagnosis.thresholds import EXPLODES, GROWS, SPIKE
+from throughtime.diagnosis.thresholds import EXPLODES, GROWS, JUDGED, RECENT, SPIKE
 from throughtime.diagnosis.wording import command, factor
 from throughtime.records import Finding, Floats, FlowRecord
 
@@ -19,10 +19,8 @@ def exploding(case: Case) -> Iterator[Finding]:
     peak = _peak(case.flow)
     norms = np.array([update.grad_norm for update in case.run.updates]) if case.run is not None else np.array([])
     broken = [u for u in case.run.updates if not math.isfinite(u.loss + u.grad_norm)] if case.run is not None else []
-    finite = norms[np.isfinite(norms)]
-    typical = float(np.median(finite)) if finite.size else 0.0
-    spike = float(finite.max()) / typical if typical > 0 else 0.0
-    about_run = case.leads and (bool(broken) or spike >= SPIKE)
+    cliff = _cliff(norms)
+    about_run = case.leads and (bool(broken) or (cliff is not None and cliff.times >= SPIKE))
     grown = peak is not None and peak[1] >= GROWS
     if not (grown or about_run):
         return
@@ -38,18 +36,18 @@ def exploding(case: Case) -> Iterator[Finding]:
     elif broken:
         title = f"{case.subject}: update {broken[0].update} had a loss or gradient that is not a number."
     else:
-        title = f"{case.subject}: the largest gradient norm was {spike:.3g} times the median one."
+        assert cliff is not None
+        title = f"{case.subject}: at one update the gradient norm was {cliff.times:.3g} times what it had been."
     evidence = list(_evidence(case.flow)) if grown and case.flow is not None else []
-    if case.leads and finite.size and case.run is not None:
-        worst = int(np.nanargmax(np.where(np.isfinite(norms), norms, -math.inf)))
+    if case.leads and cliff is not None and case.run is not None:
         evidence.append(
-            f"Gradient norm over {norms.size} updates: {typical:.3g} in the median, {finite.max():.3g} at update "
-            f"{case.run.updates[worst].update}."
+            f"Gradient norm {cliff.norm:.3g} at update {case.run.updates[cliff.at].update}; over the updates before it "
+            f"{cliff.before:.3g} in the median."
         )
     evidence += [
         f"Update {update.update}: loss {update.loss}, gradient norm {update.grad_norm}." for update in broken[:1]
     ]
-    threshold = f"{typical:.2g}" if typical > 0 else "1"
+    threshold = f"{cliff.before:.2g}" if cliff is not None else "1"
     clipped = case.run is not None and case.run.settings.clip is not None
     yield Finding(
         rule="exploding",
@@ -57,12 +55,33 @@ def exploding(case: Case) -> Iterator[Finding]:
         cell=case.cell,
         title=title,
         evidence=tuple(evidence),
-        advice="Clip lower, at the median norm seen, and begin with recurrent matrices that stretch nothing."
+        advice="Clip lower, at the norm usual before it, and begin with recurrent matrices that stretch nothing."
         if clipped
         else "Clip the gradient's norm, and begin with recurrent matrices that stretch nothing.",
         command=command(case, clip=threshold, init="orthogonal"),
         check="If the norms stay as uneven though ‖J_k‖₂ starts at 1, the loss explodes and not the way through time.",
     )
+
+
+class _Cliff(NamedTuple):
+    """The update whose gradient norm stood out most from those before it."""
+
+    at: int  # its place in the run
+    norm: float
+    before: float  # the median of up to RECENT norms before it
+    times: float
+
+
+def _cliff(norms: Floats) -> _Cliff | None:
+    """None if no update has enough others before it. Held against recent norms, for they fall as a net learns."""
+    finite = np.flatnonzero(np.isfinite(norms))
+    best: _Cliff | None = None
+    for place in range(JUDGED, finite.size):
+        at = int(finite[place])
+        before = float(np.median(norms[finite[max(0, place - RECENT) : place]]))
+        if before > 0 and (best is None or norms[at] / before > best.times):
+            best = _Cliff(at, float(norms[at]), before, float(norms[at]) / before)
+    return best
 
 
 def _peak(flow: FlowRecord | None) -> tuple[int, float] | None:

@@ -5,7 +5,8 @@ HALF = 0.5  # of a gradient: the half-life
 
 GROWS = 1.0  # log10: ten times its size at some lag; one ordinary clipping threshold still tames that
 EXPLODES = 3.0  # log10: a thousand times; an update follows one direction of one sequence and nothing else
-SPIKE = 100.0  # largest gradient norm over the median one: a cliff was met, as in Pascanu et al. 2013, figure 6
+RECENT = 100  # updates that say what size of gradient is usual at the moment
+SPIKE = 100.0  # a gradient norm over the recent median: a cliff was met, as in Pascanu et al. 2013, figure 6
 
 SATURATED = 0.5  # share of units and steps: most of them have under a tenth of the slope they could have
 

@@ -160,7 +160,7 @@ class Folder:
         begun = tuple(run for run in runs if run is not None)
         if not begun:
             raise InputError(
-                f"{self.path}: no run has begun here; go on with `throughtime compare --resume {self.path}`."
+                f"{self.path}: no run has begun here; go on with `throughtime train --resume {self.path}`."
             )
         return Study(
             title=origin.title,
@@ -174,8 +174,8 @@ class Folder:
 
 
 def fresh(name: str, under: Path = Path("runs")) -> Path:
-    """A folder of that name under `under` which does not exist yet: `digits`, then `digits-2` and so on."""
-    name = re.sub(r"[^A-Za-z0-9=.+_-]+", "-", name).strip("-.") or "study"
+    """A folder of that name (a file's without its ending) that `under` does not have yet: `digits`, then `digits-2`."""
+    name = re.sub(r"[^A-Za-z0-9=+_-]+", "-", name.lstrip(".").split(".")[0]).strip("-") or "study"
     candidates = (under / (name if n == 1 else f"{name}-{n}") for n in range(1, 1_000_000))
     return next(path for path in candidates if not path.exists())
 

@@ -17,18 +17,23 @@ from throughtime.cells.cell import State
 from throughtime.errors import TrainingError
 
 
+def check_trackers(trackers: Sequence[str]) -> None:
+    """Raise TrainingError for a tracker that accelerate does not know, or whose package is not installed."""
+    missing = set(trackers) - {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise TrainingError(f"tracker {names} is not known or not installed; install it with pip, or leave it out.")
+
+
 class Machine:
     """One process among those that train together; alone if nobody launched more."""
 
     def __init__(
         self, device: str | torch.device | None, precision: str, trackers: Sequence[str], folder: Path | None
     ) -> None:
+        check_trackers(trackers)
         if trackers and folder is None:
             raise TrainingError("trackers write into the run's folder; give folder=... beside trackers=....")
-        missing = set(trackers) - {str(getattr(kind, "value", kind)) for kind in get_available_trackers()}
-        if missing:
-            names = ", ".join(sorted(missing))
-            raise TrainingError(f"tracker {names} is not known or not installed; install it with pip, or leave it out.")
         try:
             wanted = None if device is None else torch.device(device)
         except RuntimeError:
