@@ -19,7 +19,7 @@ from throughtime.data.dataset import Dataset
 from throughtime.errors import TrainingError
 from throughtime.models import Net
 from throughtime.records import Settings
-from throughtime.training import evaluation, train
+from throughtime.training import evaluation, machine, train
 from throughtime.training.machine import Machine
 from throughtime.training.order import Order
 from throughtime.training.schedule import rate
@@ -217,13 +217,14 @@ def test_a_batch_larger_than_a_stream_is_refused() -> None:
         train(Net.build(data.card, hidden=3), data, Settings(batch_size=3), device="cpu")
 
 
-def test_trackers_need_a_folder_and_to_be_installed(tmp_path: Path) -> None:
+def test_trackers_need_a_folder_and_to_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = toys.classes(20)
     net = Net.build(data.card, hidden=3)
-    with pytest.raises(TrainingError, match="folder"):
-        train(net, data, SMALL, trackers=("tensorboard",))
     with pytest.raises(TrainingError, match="comet_ml is not known or not installed"):
         train(net, data, SMALL, folder=tmp_path / "run", trackers=("comet_ml",))
+    monkeypatch.setattr(machine, "get_available_trackers", lambda: ["tensorboard"])
+    with pytest.raises(TrainingError, match="give folder="):
+        train(net, data, SMALL, trackers=("tensorboard",))
 
 
 def test_asking_too_early_or_too_late_is_refused(tmp_path: Path) -> None:
@@ -279,13 +280,13 @@ def test_evaluation_in_stretches_is_evaluation_at_once(
     data: Dataset, model: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = Net.build(data.card, hidden=3, **model).double()
-    machine = Machine("cpu", "no", (), None)
+    here = Machine("cpu", "no", (), None)
     batch = data.valid.batch(range(17))
     prediction = net(batch)[0].detach()
     wanted = (net.loss(prediction, batch).item(), net.score(prediction, batch))
     for numbers in (10**6, 60, 3):
         monkeypatch.setattr(evaluation, "NUMBERS", numbers)
-        loss, score = evaluation.assess(net, data.valid, 5, machine)
+        loss, score = evaluation.assess(net, data.valid, 5, here)
         assert (loss, score) == (pytest.approx(wanted[0], rel=1e-12), pytest.approx(wanted[1], rel=1e-12))
     assert net.training
 
