@@ -393,5 +393,5 @@ def read(kind: type[_Record], path: Path) -> _Record:
         return typing.cast(_Record, decode(kind, whole["record"], arrays))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; is this the folder of a run?") from None
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: this record is damaged ({error}); measure again, or restore the file.") from error
