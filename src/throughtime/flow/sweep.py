@@ -59,7 +59,7 @@ def _power(exponents: Tensor, dtype: torch.dtype) -> Tensor:
 
 def window(dtype: torch.dtype) -> float:
     """Numbers from 1/w to w can take one more step of any ordinary cell without leaving the dtype's range."""
-    return float(torch.finfo(dtype).max ** 0.05)
+    return float(torch.finfo(dtype).max ** 0.15)
 
 
 def norms_of(rows: Tensor, alive: Tensor) -> Tensor:

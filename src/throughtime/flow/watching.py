@@ -40,6 +40,11 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._shape = next(iter(self._followed.values())).shape
         self._paused = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to be skipped by torch's compiler, torch would first load all of it, for seconds."""
+        return False
+
     def __contains__(self, tensor: Tensor) -> bool:
         return id(tensor) in self._followed
 
