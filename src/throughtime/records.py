@@ -382,7 +382,7 @@ def read(kind: type[_Record], path: Path) -> _Record:
     Raises InputError if the file is absent, damaged, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = dict(file)
         whole = json.loads(bytes(arrays.pop("record")))
         if whole["kind"] != kind.__name__ or whole["format"] > FORMAT:
