@@ -190,6 +190,7 @@ class Net(nn.Module):
             dropout=self.dropout.p,
             readout=self.readout,
             engine=self.recurrent.served or self.recurrent.engine,
+            start=self.recurrent.start,
             parameters=sum(parameter.numel() for parameter in self.parameters()),
         )
 

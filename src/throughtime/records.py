@@ -16,7 +16,7 @@ import types
 import typing
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -275,6 +275,7 @@ class ModelCard:
     readout: Literal["last", "mean", "every"]
     engine: str  # the engine that served
     parameters: int  # how many numbers are learned
+    start: Mapping[str, Any] = field(default_factory=dict)  # what was set of the start, beside torch.nn's own draw
 
 
 @dataclass(frozen=True)

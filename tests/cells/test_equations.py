@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tolerances import close
 
 import throughtime as tt
+from tests.tolerances import close
 from throughtime import cells
 
 T, B, I, H = 7, 3, 4, 5  # noqa: E741

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from tests.tolerances import close
 
 import throughtime as tt
+from tests.tolerances import close
 from throughtime import cells
 from throughtime.cells import State
 

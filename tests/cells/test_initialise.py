@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from tests.laws.variants import VARIANTS, Variant
 
 import throughtime as tt
+from tests.laws.variants import VARIANTS, Variant
 from throughtime import cells
 from throughtime.cells import Cell, initialise
 from throughtime.errors import CellError
@@ -176,3 +176,16 @@ def test_parameters_that_learn_may_be_set() -> None:
     cell = cells.make("lstm", I, H)
     initialise(cell, cell.values(), recurrent="identity", chrono=20)
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in cell.parameters())
+
+
+def test_lecun_inputs_make_preactivations_of_size_one_whatever_their_number():
+    for inputs in (1, 7, 200):
+        cell = cells.make("lstm", inputs, 300)
+        initialise(cell, cell.values(), inputs="lecun")
+        u = torch.randn(400, inputs) @ cell.weight_ih.T
+        assert abs(float(u.var()) - 1) < 0.25
+    layers = cells.make("feedforward", 3, 4)
+    with pytest.raises(CellError, match="no input weights"):
+        initialise(layers, layers.values(), inputs="lecun")
+    with pytest.raises(CellError, match="lecun"):
+        initialise(cell, cell.values(), inputs="he")

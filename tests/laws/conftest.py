@@ -1,6 +1,6 @@
 import pytest
-from tests.laws.variants import VARIANTS
 
+from tests.laws.variants import VARIANTS
 from throughtime.cells import Cell
 
 

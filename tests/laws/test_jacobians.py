@@ -1,13 +1,13 @@
 """The step alone says how gradients travel: its Jacobians chain, and its ports add up."""
 
 import torch
-from tests.laws.variants import sequence
-from tests.tolerances import close
 from torch import Tensor
 from torch.autograd.functional import jacobian
 from torch.func import jacrev, vmap
 
 import throughtime as tt
+from tests.laws.variants import sequence
+from tests.tolerances import close
 from throughtime.cells import Cell, Read, State
 
 

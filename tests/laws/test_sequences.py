@@ -1,12 +1,12 @@
 """A sequence is its steps: cut, padded, given other parameters, batched and differentiated, it stays the same."""
 
 import torch
-from tests.laws.variants import VARIANTS, H, Variant, sequence
-from tests.tolerances import close
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import vmap
 
 import throughtime as tt
+from tests.laws.variants import VARIANTS, H, Variant, sequence
+from tests.tolerances import close
 from throughtime import cells
 from throughtime.cells import Cell, State
 

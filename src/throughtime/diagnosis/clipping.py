@@ -15,12 +15,13 @@ from throughtime.records import Finding
 def clipping(case: Case) -> Iterator[Finding]:
     """Clipping at a fixed threshold that acts on nearly every update, or on none.
 
-    "always" acts always and "percentile" on a fixed share, both by what they are, so they are not judged.
+    "always" acts always and "percentile" on a fixed share, both by what they are, and
+    an update does not tell at how many steps "backward" acted, so these are not judged.
     """
     run = case.run
     if run is None or not case.leads or run.settings.clip is None or len(run.updates) < JUDGED:
         return
-    if run.settings.clip_by in ("always", "percentile"):
+    if run.settings.clip_by in ("always", "percentile", "backward"):
         return
     norms = np.array([update.grad_norm for update in run.updates])
     norms = norms[np.isfinite(norms)]

@@ -124,6 +124,12 @@ class Recurrent(nn.Module):
             )
         return {mine: self._value(name) for mine, name in self._names[layer * self.directions + direction]}
 
+    @property
+    def start(self) -> dict[str, Any]:
+        """What was asked for of the parameters' start, by keyword."""
+        names = ("forget_bias", "input_init", "recurrent_init", "chrono")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
     def reset_parameters(self) -> None:
         """Draw every parameter anew, as at construction."""
         for layer, direction in self._places():

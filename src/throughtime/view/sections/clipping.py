@@ -26,6 +26,8 @@ def role(run: RunRecord) -> str:
         return "off"
     if run.settings.clip_by == "always":
         return "a step-size limiter by choice"
+    if run.settings.clip_by == "backward":
+        return "done within each backward pass, at how many steps is not recorded"
     share = run.clipped_share
     if share >= MOST:
         return "a step-size limiter"
@@ -49,7 +51,7 @@ def _headline(trained: Sequence[Trained]) -> Node:
     said = False
     for one in trained:
         named, what = cell(one.label, one.colour), role(one.run)
-        if what != "off":
+        if what != "off" and one.run.settings.clip_by != "backward":
             of = "" if said else " of updates"
             named, said = text("{} ({}{})", named, words.percent(one.run.clipped_share), of), True
         roles.setdefault(what, []).append(named)

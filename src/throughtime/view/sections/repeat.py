@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from throughtime.records import DataCard, Settings, Study
 from throughtime.view import words
@@ -78,6 +79,7 @@ def _runs(runs: Sequence[Trained]) -> Node:
         "Layers",
         "Readout",
         "Options",
+        "Start",
         "Parameters",
         "Engine",
         "Seed",
@@ -88,12 +90,24 @@ def _runs(runs: Sequence[Trained]) -> Node:
     rows = []
     for one in runs:
         model = one.run.model
-        options = ", ".join(f"{name}={value}" for name, value in model.options.items()) or "–"
+        options = _said(model.options)
         layers = f"{model.layers}, both directions" if model.bidirectional else str(model.layers)
-        sizes = (words.count(model.hidden), layers, model.readout, options, words.count(model.parameters), model.engine)
+        sizes = (
+            words.count(model.hidden),
+            layers,
+            model.readout,
+            options,
+            _said(model.start),
+            words.count(model.parameters),
+            model.engine,
+        )
         ran = (str(one.run.seed), words.count(len(one.run.updates)), words.duration(one.run.seconds), one.run.stopped)
         rows.append((cell(one.label, one.colour), *sizes, *ran))
     return table(heads, rows, stack=True)
+
+
+def _said(chosen: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in chosen.items()) or "–"
 
 
 def _where(study: Study, runs: Sequence[Trained]) -> Node:
