@@ -31,6 +31,7 @@ FLOORS = (
     ("lab",),
     ("study",),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # Stricter than the floors: what stands above the measures sees records only, so that a report can be drawn again
@@ -70,7 +71,8 @@ def tree(module: str) -> ast.Module:
 
 
 def floor_of(module: str) -> str:
-    return module.partition(".")[0]
+    first = module.partition(".")[0]
+    return "cli" if first == "__main__" else first  # `python -m throughtime` is the command under another name
 
 
 MODULES = modules()
