@@ -52,7 +52,7 @@ class Adding(Task):
             metric="mse",
             baseline=1 / 6,
             baseline_is="always 1, the expected sum; its expected squared error is 1/6",
-            lag=self.steps,
+            lag=self.steps - 1,
             sizes=sizes,
             lengths=lengths,
             digest=digest,

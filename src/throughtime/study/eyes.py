@@ -25,9 +25,9 @@ class Eyes:
     def __init__(self, net: Net, dataset: Dataset) -> None:
         self._net = net
         self._labels = dataset.card.labels
-        count = len(dataset.valid)
-        spread = np.linspace(0, count - 1, min(SEQUENCES, count)).round().astype(int)
-        self._batch = dataset.valid.batch([int(index) for index in spread])
+        by_length = np.argsort(dataset.valid.lengths(), kind="stable")  # from the shortest to the longest
+        spread = np.linspace(0, len(by_length) - 1, min(SEQUENCES, len(by_length))).round().astype(int)
+        self._batch = dataset.valid.batch([int(index) for index in by_length[spread]])
         self._examples = _readable(dataset.test)
 
     def due(self, update: int, total: int) -> bool:
