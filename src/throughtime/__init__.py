@@ -15,6 +15,7 @@ _HOME = {
     "LSTM": "throughtime.modules",
     "Net": "throughtime.models",
     "RNN": "throughtime.modules",
+    "Settings": "throughtime.records",
     "Cell": "throughtime.cells.cell",
     "cells": "throughtime.cells",
     "data": "throughtime.data",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from throughtime.diagnosis import diagnose
     from throughtime.models import Net
     from throughtime.modules import GRU, LSTM, RNN, from_torch
+    from throughtime.records import Settings
     from throughtime.training import train
     from throughtime.unrolling import unroll
     from throughtime.view import report
@@ -42,6 +44,7 @@ __all__ = [
     "RNN",
     "Cell",
     "Net",
+    "Settings",
     "cells",
     "data",
     "diagnose",

@@ -18,6 +18,7 @@ from throughtime.errors import CellError
 from throughtime.modules import Recurrent
 from throughtime.records import DataCard, ModelCard
 
+QUIET = 0.1  # how large a token's vector starts: one seen too rarely to learn from says little
 READOUTS = ("last", "mean", "every")
 
 
@@ -56,6 +57,8 @@ class Net(nn.Module):
         self.metric = data.metric
         self.readout = readout
         self.embedding = None if embedding is None else nn.Embedding(data.inputs, embedding)
+        if self.embedding is not None:
+            nn.init.normal_(self.embedding.weight, std=QUIET)
         self.dropout = nn.Dropout(dropout)
         self.recurrent = recurrent
         self.head = nn.Linear(recurrent.hidden_size * recurrent.directions, data.outputs)

@@ -32,7 +32,7 @@ def _usual(card: DataCard, *, gated: bool) -> tuple[Shape, Settings]:
     if card.kind == "next":
         return Shape(hidden=128, forget_bias=forget_bias), Settings(epochs=10, batch_size=32, rate=3e-3, patience=3)
     if card.tokens:  # few texts, many words: it overfits from the fourth epoch on, so much is dropped
-        return Shape(dropout=0.5, forget_bias=forget_bias), Settings(epochs=6, batch_size=32, rate=3e-3, patience=3)
+        return Shape(dropout=0.5, forget_bias=forget_bias), Settings(epochs=8, batch_size=32, rate=3e-3, patience=4)
     if card.lag is not None:  # a rule without noise: nothing to drop, as many samples as one likes
         return Shape(forget_bias=forget_bias), Settings(epochs=13, batch_size=64, rate=1e-2)
     # A cell without gates goes astray at the rate that suits one with gates.
