@@ -18,6 +18,7 @@ PACKAGE = ROOT / "src" / "throughtime"
 # unless one is inside the other's folder.
 FLOORS = (
     ("errors",),
+    ("disk",),
     ("records",),
     ("history",),
     ("cells", "data"),
@@ -36,8 +37,8 @@ FLOORS = (
 FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # Stricter than the floors: what stands above the measures sees records only, so that a report can be drawn again
 # without the model, years later.
-SEES_ONLY = {"diagnosis": {"errors", "records"}, "view": {"errors", "records", "diagnosis"}}
-NO_TORCH = ("errors", "records", "history", "diagnosis", "view")
+SEES_ONLY = {"diagnosis": {"errors", "records"}, "view": {"errors", "disk", "records", "diagnosis"}}
+NO_TORCH = ("errors", "disk", "records", "history", "diagnosis", "view")
 
 MOST_LINES = 500
 SOURCES = {".py", ".ts", ".tsx"}

@@ -50,7 +50,9 @@ def test_what_is_no_record_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds a FlowRecord"):
         read(Study, path)
     whole = path.read_bytes()
-    for damaged in (b"", whole[:100], whole[: len(whole) // 2], b"PK\x03\x04" + bytes(50)):
+    inside = whole.index(b"PK", 4) - 20  # of the first array's compressed bytes
+    flipped = whole[:inside] + bytes([whole[inside] ^ 255]) + whole[inside + 1 :]
+    for damaged in (b"", whole[:100], flipped, whole[: len(whole) // 2], b"PK\x03\x04" + bytes(50)):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="damaged"):
             read(FlowRecord, path)

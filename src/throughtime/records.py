@@ -9,12 +9,13 @@ Dimensions: T steps, B sequences, H units, S the whole state, L lags.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
-import os
 import types
 import typing
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +24,18 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.disk import write_whole
 from throughtime.errors import InputError
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 
 FORMAT = 1  # raised when a field changes its meaning
+# What reading and decoding a damaged file may raise; RuntimeError: zip members that are encrypted, or nested too deep.
+DAMAGE = (
+    *(EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 # -- gradient flow
@@ -366,15 +373,15 @@ def decode(kind: Any, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
 
 
 def write(record: Any, path: Path) -> None:
-    """Write a record to one `.npz` file: its arrays, and the rest as JSON under "record"; whole or not at all."""
+    """Write a record to one `.npz` file: its arrays, and the rest as JSON under "record"; whole or not at all.
+
+    Raises InputError if it cannot be written.
+    """
     arrays: dict[str, NDArray[Any]] = {}
     text = json.dumps({"format": FORMAT, "kind": type(record).__name__, "record": encode(record, arrays)})
-    beside = path.with_name(f".{path.name}.writing")
-    with open(beside, "wb") as file:
-        np.savez_compressed(file, allow_pickle=False, record=np.frombuffer(text.encode(), np.uint8), **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, record=np.frombuffer(text.encode(), np.uint8), **arrays)
+    write_whole(path, content.getvalue())
 
 
 def read(kind: type[_Record], path: Path) -> _Record:
@@ -394,5 +401,5 @@ def read(kind: type[_Record], path: Path) -> _Record:
         return typing.cast(_Record, decode(kind, whole["record"], arrays))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; is this the folder of a run?") from None
-    except (EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: this record is damaged ({error}); measure again, or restore the file.") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -113,6 +115,19 @@ def test_a_damaged_one_is_seen_and_the_one_before_used(file: str, damage: str, t
     write(tmp_path, 7)  # the run goes on from 5
     assert holds(tmp_path) == 7
     assert not (tmp_path / "000000000009").exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside"])
+def test_a_manifest_cannot_name_what_lies_outside(name: str, tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    write(tmp_path, 9)
+    (tmp_path / "outside").write_bytes(b"secret")
+    manifest = tmp_path / "000000000009" / "manifest.json"
+    content = json.loads(manifest.read_bytes())
+    content["files"][name] = hashlib.sha256(b"secret").hexdigest()
+    manifest.write_text(json.dumps(content))
+    assert holds(tmp_path) == 5
+    assert "is no file of it" in Checkpoints(tmp_path).newest().notes[0]
 
 
 def test_all_damaged_is_one_clear_error(tmp_path: Path) -> None:

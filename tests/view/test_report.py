@@ -205,7 +205,7 @@ def test_a_failure_leaves_nothing_half_written(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", fails)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"report\.html: cannot be written \(disk full\)"):
         tt.report(studies.alone(), tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
 

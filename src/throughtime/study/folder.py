@@ -12,8 +12,8 @@ LABEL/best.safetensors  weights; last.safetensors beside it
 from __future__ import annotations
 
 import json
-import os
 import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from throughtime import history
+from throughtime.disk import write_whole
 from throughtime.errors import InputError
 from throughtime.records import (
+    DAMAGE,
     DataCard,
     Evaluation,
     FlowRecord,
@@ -74,7 +76,7 @@ class Folder:
 
     def run(self, choice: Choice) -> Path:
         """The folder of one cell's run."""
-        return self.path / re.sub(r"[^A-Za-z0-9=.+_-]", "-", choice.label)
+        return self.path / re.sub(r"^\.+|[^A-Za-z0-9=.+_-]", "-", choice.label)
 
     # -- writing
 
@@ -87,8 +89,8 @@ class Folder:
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 if not overwrite:
                     raise InputError(
-                        f"{self.path} exists already; choose another --out, continue it with --resume {self.path}, "
-                        "or replace it with --overwrite."
+                        f"{self.path} exists already; choose another --out, continue it with --resume "
+                        f"{_typed(self.path)}, or replace it with --overwrite."
                     )
                 if not (self.path / "study.json").is_file():
                     raise InputError(
@@ -97,7 +99,9 @@ class Folder:
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror}); choose another --out.") from error
+            raise InputError(
+                f"{self.path}: cannot be written ({error.strerror or error}); choose another --out."
+            ) from error
 
     def write_origin(self, origin: Origin) -> None:
         """Write `study.json`."""
@@ -160,7 +164,7 @@ class Folder:
         begun = tuple(run for run in runs if run is not None)
         if not begun:
             raise InputError(
-                f"{self.path}: no run has begun here; go on with `throughtime train --resume {self.path}`."
+                f"{self.path}: no run has begun here; go on with `throughtime train --resume {_typed(self.path)}`."
             )
         return Study(
             title=origin.title,
@@ -180,13 +184,12 @@ def fresh(name: str, under: Path = Path("runs")) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
+def _typed(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
 def _write_json(path: Path, record: Any) -> None:
-    beside = path.with_name(f".{path.name}.writing")
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(encode(record, {}), file, indent=1, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_whole(path, json.dumps(encode(record, {}), indent=1, ensure_ascii=False).encode())
 
 
 def _read_json(kind: type[_Kind], path: Path, hint: str) -> _Kind:
@@ -194,7 +197,7 @@ def _read_json(kind: type[_Kind], path: Path, hint: str) -> _Kind:
         value = decode(kind, json.loads(path.read_text(encoding="utf-8")), {})
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {hint}") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise InputError(f"{path}: cannot be read ({error}); restore the file, or train again.") from error
     if not isinstance(value, kind):
         raise InputError(f"{path}: does not hold what it should; restore the file, or train again.")

@@ -24,7 +24,8 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from throughtime.errors import CheckpointError
+from throughtime.disk import sync_folder, write_through, write_whole
+from throughtime.errors import CheckpointError, InputError
 
 Tensors = Mapping[str, Tensor]
 
@@ -69,8 +70,8 @@ class Checkpoints:
                 shutil.rmtree(leftover)
             beside.mkdir()
             for name, content in contents.items():
-                _write(beside / name, content)
-            _write(beside / "manifest.json", json.dumps(manifest, indent=1).encode())
+                write_through(beside / name, content)
+            write_through(beside / "manifest.json", json.dumps(manifest, indent=1).encode())
             sync_folder(beside)
             if place.exists():  # damaged, or of a future that is superseded: the run went on from one before it
                 shutil.rmtree(place)
@@ -82,10 +83,10 @@ class Checkpoints:
                     shutil.rmtree(self.path / name)
             for name in self._names()[:-KEPT]:
                 shutil.rmtree(self.path / name)
-        except OSError as error:
+        except (OSError, InputError) as error:
             raise CheckpointError(
-                f"{place}: the checkpoint cannot be written ({error.strerror}); make room or check the rights, then "
-                "go on with resume=True from the one before."
+                f"{place}: the checkpoint cannot be written ({error}); make room or check "
+                "the rights, then go on with resume=True from the one before."
             ) from error
 
     def newest(self) -> Stored | None:
@@ -126,32 +127,6 @@ def to_bytes(tensors: Tensors) -> bytes:
     return tensors_to_bytes({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()})
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old one or the new one whole, also after a crash."""
-    beside = path.with_name(f".{path.name}.writing")
-    _write(beside, content)
-    os.replace(beside, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Bring a folder's entries to the disk, where the system can."""
-    if os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _holds(folder: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether a checkpoint is whole and is this one."""
     try:
@@ -172,6 +147,9 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], dict[str, dict[str, Tensor]]
     manifest = json.loads((folder / "manifest.json").read_bytes())
     if manifest["format"] > FORMAT:
         raise ValueError(f"its format {manifest['format']} is newer than {FORMAT}")
+    outside = [name for name in manifest["files"] if name != Path(name).name]
+    if outside:
+        raise ValueError(f"the manifest names {outside[0]!r}, which is no file of it")
     contents = {name: (folder / name).read_bytes() for name in manifest["files"]}
     for name, content in contents.items():
         if _digest(content) != manifest["files"][name]:

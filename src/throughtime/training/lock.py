@@ -14,7 +14,7 @@ def lock(folder: Path) -> FileLock:
 
     The system drops the lock of a dead process, so a file that was left behind does not keep anybody out.
 
-    Raises TrainingError if another process trains there.
+    Raises TrainingError if another process trains there, or if nothing can be written there.
     """
     held = FileLock(folder / ".training.lock")
     try:
@@ -23,4 +23,6 @@ def lock(folder: Path) -> FileLock:
         raise TrainingError(
             f"{folder}: another process is training in this folder; wait for it to end, or choose another folder."
         ) from None
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be written to ({error.strerror}); choose another folder.") from error
     return held

@@ -12,9 +12,10 @@ from filelock import FileLock
 from torch import Tensor
 
 from throughtime import history
+from throughtime.disk import write_whole
 from throughtime.errors import TrainingError
 from throughtime.records import Evaluation, Update
-from throughtime.training.checkpoint import Checkpoints, Stored, Tensors, to_bytes, write_whole
+from throughtime.training.checkpoint import Checkpoints, Stored, Tensors, to_bytes
 from throughtime.training.lock import lock
 
 FLUSH = 1.0  # seconds after which readers of the history see a line, at the latest with the next one
@@ -84,17 +85,10 @@ class Place:
     def weights(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Write `NAME.safetensors`, whole or not at all.
 
-        Raises TrainingError if it cannot be written.
+        Raises InputError if it cannot be written.
         """
-        if not self._leads:
-            return
-        path = self.path / f"{name}.safetensors"
-        try:
-            write_whole(path, to_bytes(weights))
-        except OSError as error:
-            raise TrainingError(
-                f"{path}: cannot be written ({error.strerror}); make room or check the rights, then resume."
-            ) from error
+        if self._leads:
+            write_whole(self.path / f"{name}.safetensors", to_bytes(weights))
 
     def release(self) -> None:
         """Bring the history to the disk and let others in."""

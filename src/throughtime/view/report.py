@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from throughtime.diagnosis import diagnose
+from throughtime.disk import write_whole
 from throughtime.errors import InputError
 from throughtime.records import Finding
 from throughtime.view import words
@@ -21,7 +22,8 @@ def report(records: Records | Iterable[Records], path: str | os.PathLike[str], *
 
     `records` is a Study, a RunRecord, a FlowRecord, or several runs and flow records. Returns the path written.
     The file appears whole or not at all.
-    Raises InputError if there is nothing to draw, or if `path` exists and `overwrite` is not set.
+    Raises InputError if there is nothing to draw, if `path` exists and `overwrite` is not set, or if it cannot be
+    written.
     """
     place = Path(path)
     if place.is_dir():
@@ -31,15 +33,7 @@ def report(records: Records | Iterable[Records], path: str | os.PathLike[str], *
     if not place.parent.is_dir():
         raise InputError(f"{place}: its folder does not exist; make {place.parent} first.")
     written = page(subject(records))
-    beside = place.with_name(f".{place.name}.{os.getpid()}.writing")
-    try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
-            file.write(written)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, place)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(place, written.encode())
     return place
 
 
