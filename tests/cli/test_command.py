@@ -131,6 +131,25 @@ def test_truncated_and_clipped(call, signs):
     assert call("train", signs, "--clip-by", "percentile", "--clip", 10, *SMALL)[0] == 0
 
 
+def test_every_way_of_reading_is_an_option(call, tmp_path):
+    rows = "".join(f"{i % 7},{i % 5},{i % 3}\n" for i in range(90))
+    (tmp_path / "three.csv").write_text("a,b,c\n" + rows)
+    words = ("--target", "a", "--target", "c", "--split", 0.5, 0.25, 0.25, "--no-standardise", "--max-length", 8)
+    status, _, err = call("train", "three.csv", "--out", "a", *words, "--epochs", 1, "--hidden", 4, "--batch-size", 2)
+    assert status == 0, err
+    assert 'predicts the next row\'s "a", "c"' in err
+    assert "standardised" not in err
+    assert call("train", "--resume", "a")[0] == 0, "the plan comes back as it was typed"
+
+
+def test_an_error_is_one_line_whatever_a_file_holds(call, tmp_path):
+    (tmp_path / "odd.csv").write_text('text,"la\nbel\x1b[31m"\n"a good film",x\n"a bad film",x\n"a dull film",x\n')
+    status, _, err = call("train", "odd.csv")
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert "\x1b" not in err
+
+
 BAD = {
     "no source": (["compare"], "no source was named"),
     "absent file": (["train", "nowhere.csv"], "nowhere.csv"),
@@ -140,6 +159,9 @@ BAD = {
     "a cell twice": (["compare", "signs.npz", "--cells", "gru,gru"], "twice"),
     "no such option": (["train", "signs.npz", "--epoch", "3"], "--epoch"),
     "a value out of range": (["train", "signs.npz", "--epochs", "0"], "--epochs"),
+    "a seed that is too large": (["train", "signs.npz", "--seed", str(2**64)], "--seed"),
+    "a name too long for a file": (["train", "a" * 300], "is no file"),
+    "shares that are none": (["train", "signs.npz", "--split", "1", "0", "0"], "three positive shares"),
     "a batch larger than the data": (["train", "signs.npz", "--batch-size", "1000"], "1000"),
     "an option that does not fit": (["train", "signs.npz", "--lag", "3"], "--lag"),
     "resume nothing": (["train", "--resume", "nothing"], "study.json"),

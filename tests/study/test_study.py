@@ -5,11 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import throughtime as tt
 from throughtime import history
 from throughtime.errors import InputError
 from throughtime.study import run as study
 from throughtime.study.folder import Folder, fresh
-from throughtime.study.plan import parse_cells
+from throughtime.study.plan import Choice, parse_cells
 
 
 @pytest.fixture
@@ -139,3 +140,30 @@ def test_fresh_folders_are_numbered(tmp_path):
         folder.mkdir()
         names.append(folder.name)
     assert names == ["my-file", "my-file-2", "my-file-3"]
+
+
+def test_a_label_cannot_lead_out_of_the_folder(tmp_path):
+    for label in ("..", ".", "../up", "/etc", "a/../../b"):
+        run = Folder(tmp_path / "out").run(Choice(label, "lstm"))
+        assert run.parent == tmp_path / "out"
+        assert run.name not in ("", ".", "..")
+
+
+def test_advice_can_be_typed_as_it_stands(tmp_path):
+    (tmp_path / "a b;c").mkdir()
+    (tmp_path / "a b;c" / "x").touch()
+    with pytest.raises(InputError, match=r"--resume '.*a b;c', or"):
+        Folder(tmp_path / "a b;c").create()
+
+
+def test_a_rehearsal_of_a_stream_takes_two_batches(tmp_path):
+    (tmp_path / "long.txt").write_text("abcdefghij " * 20_000)
+    for window in ({}, {"window": 8}):
+        origin, dataset = study.prepare(
+            str(tmp_path / "long.txt"), parse_cells("rnn"), {}, {"hidden": 2}, {"batch_size": 4, **window},
+            seed=0, device="cpu", trackers=(), command="",
+        )  # fmt: skip
+        origin, dataset = study.shortened(origin, dataset)
+        training = tt.train(tt.Net.build(dataset.card, "elman", hidden=2), dataset, origin.plan.trials[0].settings)
+        longest = int(dataset.train.lengths().max())
+        assert training.total == (2 * longest / 8 if window else 2)

@@ -52,9 +52,14 @@ def main() -> None:
         sys.exit(app(prog_name="throughtime", standalone_mode=False) or 0)
     except TyperException as error:
         message = error.format_message().rstrip(".") if hasattr(error, "format_message") else str(error)
-        sys.stderr.write(f"throughtime: {message}. See `throughtime --help`.\n")
+        sys.stderr.write(f"throughtime: {_line(message)}. See `throughtime --help`.\n")
     except ThroughtimeError as error:
-        sys.stderr.write(f"throughtime: {error}\n")
+        sys.stderr.write(f"throughtime: {_line(str(error))}\n")
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     sys.exit(BAD)
+
+
+def _line(message: str) -> str:
+    """A message on one line: what a file holds may break lines, or steer a terminal."""
+    return "".join(character if character.isprintable() else " " for character in message)

@@ -82,7 +82,8 @@ class Reading:
 
     text: Annotated[str | None, _option(_DATA, "The column of texts (found by itself if only one can be).")] = None
     label: Annotated[str | None, _option(_DATA, "The column of labels (found by itself if only one can be).")] = None
-    target: Annotated[str | None, _option(_DATA, "Forecasting: the column to predict (default: all).")] = None
+    target: Annotated[list[str] | None, _option(_DATA, "A column of numbers to predict (repeatable; forecasting: all "
+                                                       "if none is named).")] = None  # fmt: skip
     series: Annotated[str | None, _option(_DATA, "Forecasting: the column that tells series apart.")] = None
     time: Annotated[str | None, _option(_DATA, "Forecasting: the column of time; rows are put in its order.")] = None
     gaps: Annotated[Gaps | None, _option(_DATA, "Forecasting: refuse gaps, or fill with the value before.")] = None
@@ -91,6 +92,11 @@ class Reading:
     minimum_count: Annotated[int | None, _option(_DATA, "How often a word must occur in training to be known.")] = None
     lag: Annotated[int | None, _option(_DATA, "Generated tasks: how many steps lie between cause and effect.")] = None
     samples: Annotated[int | None, _option(_DATA, "Generated tasks: how many sequences to learn from.")] = None
+    split: Annotated[tuple[float, float, float] | None, _option(_DATA, "Shares of train, valid and test, as in 0.8 0.1 "
+                                                                       "0.1.")] = None  # fmt: skip
+    standardise: Annotated[bool | None, typer.Option("--standardise/--no-standardise", help="Scale numbers by the "
+                                                     "training rows (done unless told otherwise).",
+                                                     rich_help_panel=_DATA, show_default=False)] = None  # fmt: skip
     skip_bad_rows: Annotated[bool | None, typer.Option("--skip-bad-rows", help="Drop rows that cannot be used.",
                                                        rich_help_panel=_DATA, show_default=False)] = None  # fmt: skip
 
@@ -147,7 +153,8 @@ class Running:
     """Where and how the command runs."""
 
     out: Annotated[Path | None, _option(_RUN, "Folder to write (default: runs/NAME, numbered if it exists).")] = None
-    seed: Annotated[int, typer.Option(help="Decides split, order, start and dropout.", rich_help_panel=_RUN, min=0)] = 0
+    seed: Annotated[int, typer.Option(help="Decides split, order, start and dropout.", rich_help_panel=_RUN,
+                                     min=0, max=2**63 - 1)] = 0  # fmt: skip
     device: Annotated[str | None, _option(_RUN, "cpu, cuda, … (default: the best there is).")] = None
     tracker: Annotated[list[str] | None, _option(_RUN, "Also log to tensorboard, wandb or mlflow (repeatable).")] = None
     resume: Annotated[Path | None, _option(_RUN, "Go on with the study in this folder; its own plan is used.")] = None

@@ -182,12 +182,13 @@ def guess(study: Study) -> str:
 
 def _row(run: RunRecord, metric: str) -> tuple[str, ...]:
     after = run.last_flow("after")
+    seen = run.settings.clip_by != "backward"  # what acts within the backward pass is not counted
     return (
         run.label,
         score_text(run.test.score, metric) if run.test else "–",
         reach_text(after, after.horizon if after else None),
         reach_text(after, after.half_life if after else None),
-        f"{run.clipped_share:.0%}",
+        f"{run.clipped_share:.0%}" if seen else "–",
         str(len(run.updates)),
         f"{run.seconds:.1f}",
     )

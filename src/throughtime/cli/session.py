@@ -123,7 +123,8 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
     results = Console()
     results.print(screens.table(study))
     results.print(screens.guess(study), style="dim", highlight=False, markup=False, soft_wrap=True)
-    typer.echo(f"report: {place.report}")
+    if not running.dry_run:
+        typer.echo(f"report: {place.report}")
     if failures:
         raise TrainingError(" ".join(failures))
 

@@ -86,6 +86,10 @@ class Stream(Split, Protocol):
         """`count` samples of equal length, each a contiguous stretch of the series, read from start to end."""
         ...
 
+    def first(self, steps: int) -> Stream:
+        """So many steps to learn from, at the start of the series; all of it if it has fewer."""
+        ...
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import zlib
 from dataclasses import dataclass
+from os.path import isdir
 from pathlib import Path
 
 from throughtime.errors import InputError
@@ -48,7 +49,7 @@ def read(path: Path) -> File:
 
     Raises InputError if it is absent, a folder, empty, damaged, or may not be read.
     """
-    if path.is_dir():
+    if isdir(path):
         raise InputError(f"{path}: this is a folder; name one file in it.")
     try:
         data = path.read_bytes()

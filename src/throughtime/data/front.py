@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from os import PathLike
+from os.path import exists
 from pathlib import Path
 
 from throughtime.data import (
@@ -113,7 +114,7 @@ def load(
     if name.startswith(hub.PREFIX):
         return _table(hub.read(name), options)
     path = Path(source)
-    if not path.suffix and not path.exists():
+    if not path.suffix and not exists(path):
         raise InputError(f'"{name}" is no file, and no name known here ({", ".join(_NAMED)}); check the spelling.')
     if idx.fits(path):
         return idx.load(path, options)

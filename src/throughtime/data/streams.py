@@ -81,6 +81,7 @@ class Series:
     ) -> None:
         self.x, self.y, self.spell, self.answered = x, y, spell, answered
         self._ends = tuple(ends)  # where each series ends; the last is N
+        self._length = length
         self._default = self.windows(length)
 
     def windows(self, length: int) -> Split:
@@ -118,6 +119,13 @@ class Series:
             )
         each = steps // count
         return Cuts(self, np.arange(count, dtype=np.int64) * each, np.full(count, each, dtype=np.int64))
+
+    def first(self, steps: int) -> Series:
+        """So many steps to learn from, at the start of the series; all of it if it has fewer."""
+        rows = min(steps + 1, len(self.x))
+        answered = None if self.answered is None else self.answered[:rows]
+        ends = [*(end for end in self._ends if end < rows), rows]
+        return Series(self.x[:rows], self.y[:rows], self.spell, self._length, ends, answered)
 
     def __len__(self) -> int:
         """How many windows of the default length."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ import torch
 from throughtime import training as learning
 from throughtime.cells import find
 from throughtime.data import load
-from throughtime.data.dataset import Batch, Dataset, Split
+from throughtime.data.dataset import Batch, Dataset, Split, Stream
 from throughtime.errors import FlowError, InputError, TrainingError
 from throughtime.models import Net
 from throughtime.records import Evaluation, FlowRecord, RunRecord, Update
@@ -110,7 +110,11 @@ def prepare(
         with torch.no_grad():
             net(dataset.train.batch([0]))
         learning.train(net, dataset, each.settings, seed=seed, device=device).close()
-    return origin, dataset
+    return replace(origin, machine=f"{origin.machine}, on {_named(net.head.weight.device)}"), dataset
+
+
+def _named(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"the {device.type.upper()}"
 
 
 def reopen(folder: Folder) -> tuple[Origin, Dataset]:
@@ -131,11 +135,14 @@ def reopen(folder: Folder) -> tuple[Origin, Dataset]:
 def shortened(origin: Origin, dataset: Dataset) -> tuple[Origin, Dataset]:
     """The same study on two batches: a rehearsal of everything."""
     trials = tuple(replace(trial, settings=replace(trial.settings, epochs=1)) for trial in origin.plan.trials)
-    samples = 2 * max(trial.settings.batch_size for trial in trials)
     origin = replace(origin, plan=replace(origin.plan, trials=trials))
-    if dataset.continues:
-        return origin, dataset
-    train, valid, test = (Few(split, samples) for split in (dataset.train, dataset.valid, dataset.test))
+    samples = 2 * max(trial.settings.batch_size for trial in trials)
+    # A stream is read in windows, of the length its samples have or of the one that training is truncated to.
+    longest = max(int(dataset.train.lengths().max()), *(trial.settings.window or 1 for trial in trials))
+    splits = (dataset.train, dataset.valid, dataset.test)
+    train, valid, test = (
+        cast(Stream, split).first(samples * longest) if dataset.continues else Few(split, samples) for split in splits
+    )
     return origin, replace(dataset, train=train, valid=valid, test=test)
 
 

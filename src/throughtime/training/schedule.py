@@ -7,6 +7,8 @@ import math
 from throughtime.errors import TrainingError
 from throughtime.records import Settings
 
+SEEDS = 2**63  # what every generator takes
+
 
 def check(settings: Settings, seed: int) -> None:
     """Refuse settings that cannot be, or contradict each other.
@@ -30,8 +32,8 @@ def check(settings: Settings, seed: int) -> None:
             f"stride={settings.stride} is more than window={settings.window}: some steps would never get a gradient; "
             "use a stride of at most the window."
         )
-    if seed < 0:
-        raise TrainingError(f"seed={seed} cannot be; it must be 0 or more.")
+    if not 0 <= seed < SEEDS:
+        raise TrainingError(f"seed={seed} cannot be; it must be 0 or more, and under 2 to the power of 63.")
 
 
 def rate(settings: Settings, step: int, steps: int) -> float:

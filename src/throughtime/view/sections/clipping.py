@@ -70,7 +70,11 @@ def _table(trained: Sequence[Trained]) -> Node:
         clipped = sum(u.clipped for u in updates)
         last = updates[-1].threshold
         threshold = "none" if last is None else words.plain(last)
-        counts = (f"{words.count(clipped)} of {words.count(len(updates))}", words.percent(one.run.clipped_share))
+        seen = one.run.settings.clip_by != "backward"  # what acts within the backward pass is not counted
+        counts = (
+            f"{words.count(clipped)} of {words.count(len(updates))}" if seen else "not recorded",
+            words.percent(one.run.clipped_share) if seen else "–",
+        )
         sizes = (words.plain(middle), words.plain(worst.grad_norm), words.count(worst.update))
         by = one.run.settings.clip_by
         rows.append((cell(one.label, one.colour), *counts, by, threshold, *sizes))
