@@ -16,7 +16,7 @@ class GRU(Cell, name="gru"):
     reset="before": c_t = φ(U x_t + b + W (r_t ⊙ h_{t-1}) + b′), the lectures' `W (o_t ⊙ s_{t-1})`; their i_t is
     1 − z_t (the tie the other way round), their o_t is r_t.
 
-    Source: Cho et al. 2014 ("before"); lectures: the full set of equations for GRUs.
+    Source: Cho et al. 2014 ("before"); lectures: gated recurrent units, all equations.
     """
 
     parts = ("h",)

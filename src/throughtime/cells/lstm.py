@@ -21,8 +21,8 @@ class LSTM(Cell, name="lstm"):
     `peephole` lets the gates see the cell state (the output gate the new one), weights (3·H,) in the order input,
     forget, output; `candidate` is φ and `squash` is ψ.
 
-    Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes); lectures: the full
-    set of equations for LSTMs, with φ and ψ logistic in the slides; in the words of memory f is rem, i is save,
+    Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000 (forget gate), 2002 (peepholes); lectures: the
+    LSTM, all equations, with φ and ψ logistic in the slides; in the words of memory f is rem, i is save,
     o is focus, c is ltm′, s is ltm and h is wm.
     """
 

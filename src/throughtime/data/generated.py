@@ -13,7 +13,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.data.assembly import sizes, spread
@@ -97,11 +96,7 @@ class Generated:
         steps = torch.from_numpy(self._sample(index)[0])
         if self._task.vocabulary:
             return tuple(self._task.vocabulary[token] for token in steps.tolist())
-        return _values(steps)
-
-
-def _values(steps: Tensor) -> tuple[str, ...]:
-    return plainly(0, steps)
+        return plainly(index, steps)
 
 
 def dataset(task: Task, lag: int, options: Options) -> Dataset:

@@ -1,7 +1,6 @@
 """Where a number becomes a finding: every threshold of every rule, with its reason."""
 
 SHARE = 0.01  # of a gradient: under 1% it drowns in the noise of a batch; the horizon is defined by it
-HALF = 0.5  # of a gradient: the half-life
 
 GROWS = 1.0  # log10: ten times its size at some lag; one ordinary clipping threshold still tames that
 EXPLODES = 3.0  # log10: a thousand times; an update follows one direction of one sequence and nothing else

@@ -33,7 +33,7 @@ def section(subject: Subject) -> Section:
     if subject.runs:
         body.append(tag("div", _runs(subject.runs), class_="scroll"))
     if study is not None:
-        body.append(_where(study, subject.runs))
+        body.append(_where(study))
     if subject.runs:
         body += [tag("h3", "Settings"), tag("div", _settings(subject.runs), class_="scroll")]
     if subject.data is not None and subject.data.notes:
@@ -110,7 +110,7 @@ def _said(chosen: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in chosen.items()) or "–"
 
 
-def _where(study: Study, runs: Sequence[Trained]) -> Node:
+def _where(study: Study) -> Node:
     data = study.data
     return facts(
         {
