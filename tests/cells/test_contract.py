@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import throughtime as tt
+from tests.tolerances import close
 from throughtime import cells
 from throughtime.cells import Cell, Gates, State
 from throughtime.cells import cell as contract
@@ -167,6 +168,34 @@ def test_a_port_reads_a_part_that_is_there() -> None:
         Wrong(3, 4)
 
 
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        ({"inputs": ("a",)}, "must name its reads, as in reads = {"),
+        ({"reads": {"carousel": "h"}}, "must name its inputs"),
+        ({"reads": {"carousel": "h"}, "inputs": ("leak")}, "must name its inputs, as in inputs = \\("),
+        ({"reads": {"carousel": "h"}, "inputs": ("a",), "recurrent": "a"}, "must name its recurrent"),
+        ({"reads": {"carousel": "h"}, "inputs": ("a",), "parts": "h"}, "must name its parts"),
+    ],
+)
+def test_what_a_cell_must_name(names: dict, complaint: str) -> None:
+    with pytest.raises(CellError, match=complaint):
+        type("Mine", (Cell,), {**names, "step": lambda self, u, read, W: NotImplemented})(3, 4)
+
+
+@pytest.mark.parametrize("made", [{}, {"h": (2, 5)}, {"h": (4,)}, {"h": (2, 4), "s": (2, 4)}], ids=str)
+def test_a_step_returns_the_parts_it_promised(made: dict) -> None:
+    class Mine(Cell):
+        reads = {"carousel": "h"}  # noqa: RUF012
+        inputs = ("a",)
+
+        def step(self, u, read, W):
+            return State(**{part: torch.zeros(shape) for part, shape in made.items()}), Gates()
+
+    with pytest.raises(CellError, match=r"step of Mine must return State\(h=\(2, 4\)\)"):
+        tt.unroll(Mine(3, 4), torch.zeros(1, 2, 3))
+
+
 @pytest.mark.parametrize("name", cells.known())
 def test_a_cell_copies_and_loads(name: str) -> None:
     cell = cells.make(name, 3, 4)
@@ -187,7 +216,7 @@ def test_one_step_by_hand() -> None:
     for x_t in x:
         state = cell(x_t, state)
     assert state is not None
-    assert torch.allclose(state.h, tt.unroll(cell, x).final.h)
+    close(state.h, tt.unroll(cell, x).final.h)
 
 
 def test_named_tensors_do_not_change() -> None:

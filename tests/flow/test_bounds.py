@@ -12,7 +12,7 @@ import torch
 import throughtime as tt
 from tests.flow.oracles import from_step, matrix
 from tests.laws.variants import VARIANTS, sequence
-from tests.tolerances import MEASURE
+from tests.tolerances import MEASURE, near
 from throughtime.cells import Cell
 from throughtime.errors import FlowError
 from throughtime.flow.bounds import spread_lags
@@ -68,7 +68,7 @@ def test_the_order_holds_on_random_nets(phi: str, scale: float) -> None:
     assert ordered(record)
     gamma = {"sigmoid": 0.25}.get(phi, 1.0)
     slope = math.log10(gamma * norm2(cell.weight_hh))
-    assert np.allclose(record.globally, record.lags * slope, rtol=1e-10)
+    near(record.globally, record.lags * slope, MEASURE)
 
 
 def test_where_all_of_them_are_equal() -> None:
@@ -81,7 +81,7 @@ def test_where_all_of_them_are_equal() -> None:
     assert record.lags[-1] == 1999
     for curve in (record.globally, record.local, record.steps, record.gain):
         assert curve is not None
-        assert np.allclose(curve, record.lags * math.log10(0.3), rtol=1e-11, atol=1e-11)
+        near(curve, record.lags * math.log10(0.3))
 
 
 def test_a_net_that_forgets_at_once() -> None:
@@ -99,8 +99,8 @@ def test_lags_are_counted_from_each_own_end() -> None:
     x, lengths = torch.randn(9, 2, 2, dtype=DOUBLE), torch.tensor([9, 5])
     together = tt.flow.bounds(cell, x, lengths=lengths, lags=[1, 3, 7])
     alone = [tt.flow.bounds(cell, x[:n, b : b + 1], lags=[1, 3]) for b, n in enumerate([9, 5])]
-    assert np.allclose(together.gain[:2], (alone[0].gain + alone[1].gain) / 2)
-    assert np.allclose(together.steps[:2], (alone[0].steps + alone[1].steps) / 2)
+    near(together.gain[:2], (alone[0].gain + alone[1].gain) / 2)
+    near(together.steps[:2], (alone[0].steps + alone[1].steps) / 2)
     assert np.isfinite(together.gain[2])  # of the longer one alone
     with pytest.raises(FlowError, match=r"0\.\.8"):
         tt.flow.bounds(cell, x, lengths=lengths, lags=[9])
@@ -120,7 +120,7 @@ def test_the_largest_stretch_of_each_step_of_a_wide_net(cell: Cell) -> None:
     found = step_gains(linearise(follow(cell, x))).numpy()
     J = tt.flow.jacobians(cell, x)
     scale = J.abs().amax()
-    assert np.allclose(found, np.log10(norm2(J / scale)) + math.log10(scale), rtol=0, atol=MEASURE[DOUBLE])
+    near(found, np.log10(norm2(J / scale)) + math.log10(scale), MEASURE)
 
 
 def test_stretches_of_equal_and_of_no_size() -> None:
@@ -134,7 +134,7 @@ def test_stretches_of_equal_and_of_no_size() -> None:
         with np.errstate(divide="ignore"):
             expected = np.log10(norm2(cell.weight_hh))
         found = step_gains(linearise(follow(cell, x))).numpy()
-        assert np.allclose(found, expected, rtol=0, atol=MEASURE[DOUBLE])
+        near(found, expected, MEASURE)
 
 
 def test_lags_lie_close_where_they_are_short() -> None:

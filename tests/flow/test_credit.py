@@ -12,7 +12,7 @@ import throughtime as tt
 from tests.flow.oracles import boundary_credit, from_step, gradients
 from tests.flow.own import Apart, HearsItself, Mixing
 from tests.laws.variants import VARIANTS, sequence
-from tests.tolerances import MEASURE, close
+from tests.tolerances import MEASURE, close, near
 from throughtime.cells import Cell, State
 from throughtime.errors import FlowError
 
@@ -127,9 +127,9 @@ def test_thousands_of_steps_have_a_logarithm(w: float, T: int) -> None:
     assert record.log10_pairs.shape == (1, T, 1)
     assert record.sources is not None
     assert record.sources.tolist() == [T - 1]
-    assert np.allclose(record.log10_pairs[0, :, 0], expected, rtol=1e-12, atol=1e-12)
-    assert np.allclose(record.log10_adjoint[:, 0], expected, rtol=1e-12, atol=1e-12)
-    assert np.allclose(record.lags.median, expected[::-1] - math.log10(3.0), rtol=1e-12, atol=1e-12)
+    near(record.log10_pairs[0, :, 0], expected)
+    near(record.log10_adjoint[:, 0], expected)
+    near(record.lags.median, expected[::-1] - math.log10(3.0))
 
 
 def test_the_adjoint_adds_what_differs_by_hundreds_of_orders() -> None:
@@ -138,9 +138,9 @@ def test_the_adjoint_adds_what_differs_by_hundreds_of_orders() -> None:
     x, delta = torch.zeros(T, 1, 1, dtype=DOUBLE), torch.ones(T, 1, 1, dtype=DOUBLE)
     left = T - np.arange(T)
     faint = tt.flow.credit(scalar(0.25), x, delta, sources=[0], most_lag=0).log10_adjoint[:, 0]
-    assert np.allclose(faint, np.log10((1 - 0.25**left) / 0.75), rtol=1e-12, atol=1e-12)
+    near(faint, np.log10((1 - 0.25**left) / 0.75))
     loud = tt.flow.credit(scalar(10.0), x, delta, sources=[0], most_lag=0).log10_adjoint[:, 0]
-    assert np.allclose(loud, left + np.log10((1 - 10.0**-left) / 9), rtol=1e-12, atol=1e-12)
+    near(loud, left + np.log10((1 - 10.0**-left) / 9))
 
 
 def test_a_true_zero_is_told_from_an_underflow() -> None:
@@ -148,7 +148,7 @@ def test_a_true_zero_is_told_from_an_underflow() -> None:
     x, delta = torch.zeros(T, 1, 1, dtype=DOUBLE), torch.zeros(T, 1, 1, dtype=DOUBLE)
     delta[-1] = 1.0
     faint = tt.flow.credit(scalar(1e-200), x, delta)
-    assert np.allclose(faint.log10_pairs[-1, :, 0], -200.0 * np.arange(T)[::-1], rtol=1e-12, atol=1e-12)
+    near(faint.log10_pairs[-1, :, 0], -200.0 * np.arange(T)[::-1])
     assert (faint.pairs[-1, : T - 2] == 0).all()  # as plain numbers they are gone
     none = tt.flow.credit(scalar(0.0), x, delta)
     assert np.isneginf(none.log10_pairs[-1, :-1]).all()
@@ -165,9 +165,9 @@ def test_a_part_lost_against_another_is_not_called_zero() -> None:
     h, m = record.log10_parts["h"][-1, :, 0], record.log10_parts["m"][-1, :, 0]
     lag = np.arange(T)[::-1]
     known = lag < 500
-    assert np.allclose(h[known], lag[known] * math.log10(0.25), rtol=1e-12, atol=1e-12)
+    near(h[known], lag[known] * math.log10(0.25))
     assert np.isnan(h[lag > 560]).all()
-    assert np.allclose(m[lag > 50], math.log10(1e-3 * 4 / 3), rtol=1e-12)
+    near(m[lag > 50], math.log10(1e-3 * 4 / 3))
     assert np.isneginf(m[-1])  # at its own step δ is in h alone
 
 
@@ -193,8 +193,8 @@ def test_each_sequence_is_measured_as_if_it_were_alone() -> None:
     record = tt.flow.credit(cell, x, delta, lengths=lengths)
     for b, steps in enumerate(lengths.tolist()):
         alone = tt.flow.credit(cell, x[:steps, b : b + 1], delta[:steps, b : b + 1])
-        assert np.allclose(record.log10_pairs[:steps, :steps, b], alone.log10_pairs[..., 0], rtol=1e-12, atol=1e-12)
-        assert np.allclose(record.log10_adjoint[:steps, b], alone.log10_adjoint[:, 0], rtol=1e-12, atol=1e-12)
+        near(record.log10_pairs[:steps, :steps, b], alone.log10_pairs[..., 0])
+        near(record.log10_adjoint[:steps, b], alone.log10_adjoint[:, 0])
         assert np.isnan(record.log10_pairs[steps:, :, b]).all()
         assert np.isneginf(record.log10_pairs[:steps, steps:, b]).all()
         assert np.isnan(record.log10_direct[steps:, b]).all()
@@ -207,7 +207,7 @@ def test_last_steps_at_different_places_cost_one_row_and_count_from_their_own_en
     delta = torch.zeros(9, 3, 1, dtype=DOUBLE)
     delta[lengths - 1, torch.arange(3)] = 1.0
     record = tt.flow.credit(cell, torch.zeros(9, 3, 1, dtype=DOUBLE), delta, lengths=lengths)
-    assert np.allclose(record.lags.median, np.arange(9) * math.log10(0.5))
+    near(record.lags.median, np.arange(9) * math.log10(0.5))
     assert record.lags.pairs.tolist() == [3, 3, 3, 3, 2, 2, 1, 1, 1]
     assert record.lags.half_life() == 2
     assert record.lags.horizon() == 6  # 2^-6 is more than 1%, 2^-7 is less
@@ -221,8 +221,8 @@ def test_sources_and_lags_limit_what_is_measured_and_change_nothing_else() -> No
     some = tt.flow.credit(cell, x, delta, sources=[2, 5, 8], most_lag=3)
     assert some.log10_pairs.shape == (3, 9, 2)
     for row, t in enumerate((2, 5, 8)):
-        near = slice(max(0, t - 3), None)
-        assert np.allclose(some.log10_pairs[row, near], whole.log10_pairs[t, near], rtol=1e-12, atol=1e-12)
+        within = slice(max(0, t - 3), None)
+        near(some.log10_pairs[row, within], whole.log10_pairs[t, within])
         assert np.isnan(some.log10_pairs[row, : max(0, t - 3)]).all()
     assert np.isneginf(whole.log10_pairs[5, :, 1]).all()
     assert some.lags.lags.tolist() == [0, 1, 2, 3]
@@ -262,4 +262,4 @@ def test_a_state_goes_in_by_part() -> None:
     state = State(s=torch.randn(2, 4, dtype=DOUBLE), h=torch.randn(2, 4, dtype=DOUBLE))
     late = tt.flow.credit(cell, x[2:], delta[2:], state=tt.unroll(cell, x[:2], state).final)
     whole = tt.flow.credit(cell, x, delta, state=state)
-    assert np.allclose(late.log10_pairs, whole.log10_pairs[2:, 2:], rtol=1e-12, atol=1e-12)
+    near(late.log10_pairs, whole.log10_pairs[2:, 2:])

@@ -9,9 +9,9 @@ import throughtime as tt
 from tests.flow.oracles import from_step, matrix, walk
 from tests.flow.own import Handwritten, HearsItself, Mixing, Noisy
 from tests.laws.variants import VARIANTS, sequence
-from tests.tolerances import IDENTITY, close
+from tests.tolerances import close, near
 from throughtime.cells import Cell, Read
-from throughtime.errors import FlowError
+from throughtime.errors import CellError, FlowError
 from throughtime.flow.trajectory import follow
 from throughtime.flow.unitwise import unitwise
 from throughtime.flow.whole import Whole
@@ -49,7 +49,7 @@ def test_ports_each_with_its_own_leaf_and_their_sum(cell: Cell) -> None:
             one = new[cell.parts[row // cell.hidden_size]][:, row % cell.hidden_size].sum()
             (g,) = torch.autograd.grad(one, read[port], retain_graph=True, allow_unused=True, materialize_grads=True)
             expected[:, row, column : column + cell.hidden_size] = g
-        assert torch.allclose(found[port][t], expected, rtol=0, atol=IDENTITY[torch.float64])
+        near(found[port][t], expected)
 
 
 @pytest.mark.parametrize(("t", "k"), [(4, 0), (4, 4), (3, 1)])
@@ -74,7 +74,7 @@ def test_the_two_linearisations_agree(cell: Cell) -> None:
             ours, theirs = getattr(fast, what)(rows, at), getattr(slow, what)(rows, at)
             assert ours.keys() == theirs.keys()
             for name in ours:
-                assert torch.allclose(ours[name], theirs[name], rtol=0, atol=1e-12)
+                near(ours[name], theirs[name])
 
 
 def test_columns_go_on_as_the_matrices_say(cell: Cell) -> None:
@@ -132,6 +132,10 @@ def test_what_is_not_defined_is_said() -> None:
         tt.flow.transport(tt.cells.make("elman", 3, 4), x, 5, 1)
     with pytest.raises(FlowError, match="at least one step"):
         tt.flow.jacobians(tt.cells.make("elman", 3, 4), x[:0])
+    with pytest.raises(FlowError, match=r"no cell to measure in GRU; make one by tt\.from_torch"):
+        tt.flow.jacobians(torch.nn.GRU(3, 4), x)  # type: ignore[arg-type]
+    with pytest.raises(CellError, match=r"x is torch\.float64"):
+        tt.flow.jacobians(tt.cells.make("elman", 3, 4), x.double())
     wild = tt.cells.make("elman", 3, 4, nonlinearity="relu")
     torch.nn.init.constant_(wild.weight_hh, 1e30)
     with pytest.raises(FlowError, match=r"not finite at step \d"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.tolerances import close
+from tests.tolerances import IDENTITY, close
 from tests.training import toys
 from throughtime.data.dataset import Batch
 from throughtime.errors import TrainingError
@@ -107,7 +107,7 @@ def test_truncated_is_the_loop_by_hand(cell: str, k1: int, k2: int) -> None:
     seen = list(run(net, batch, Truncation(k2, k1, each_step=True)))
     assert len(seen) == len(expected)
     for (loss, ours), (wanted, theirs) in zip(seen, expected, strict=True):
-        assert loss == pytest.approx(wanted, rel=1e-12)
+        assert loss == pytest.approx(wanted, rel=IDENTITY[torch.float64])
         for mine, other in zip(ours, theirs, strict=True):
             close(mine, other)
 

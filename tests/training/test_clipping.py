@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.tolerances import close
+from tests.tolerances import IDENTITY, close
 from throughtime.errors import TrainingError
 from throughtime.records import Settings
 from throughtime.training.clipping import (
@@ -39,7 +39,7 @@ def test_by_norm_magnitude_becomes_k_and_direction_stays(scale: float) -> None:
     made = parameters(scale)
     before = gradient(made).clone()
     seen = ByNorm(0.5)(made)
-    assert seen.norm == pytest.approx(float(before.norm()), rel=1e-12)
+    assert seen.norm == pytest.approx(float(before.norm()), rel=IDENTITY[torch.float64])
     assert seen.clipped == (float(before.norm()) > 0.5)
     assert seen.threshold == 0.5
     close(gradient(made), before * min(1.0, 0.5 / float(before.norm())))
@@ -64,7 +64,9 @@ def test_each_parameter_is_limited_for_itself() -> None:
     for p, old in zip(made, before, strict=False):
         close(p.grad, old * min(1.0, 0.5 / float(old.norm())))
     assert seen.clipped
-    assert seen.norm == pytest.approx(float(torch.cat([g.flatten() for g in before]).norm()), rel=1e-12)
+    assert seen.norm == pytest.approx(
+        float(torch.cat([g.flatten() for g in before]).norm()), rel=IDENTITY[torch.float64]
+    )
     assert not EachParameter(0.5 + 1e-9)(made).clipped
 
 
@@ -76,7 +78,7 @@ def test_by_value_is_torchs() -> None:
     seen = ByValue(0.3)(made)
     nn.utils.clip_grad_value_(theirs, 0.3)
     assert torch.equal(gradient(made), gradient(theirs))
-    assert (seen.norm, seen.clipped) == (pytest.approx(norm, rel=1e-12), True)
+    assert (seen.norm, seen.clipped) == (pytest.approx(norm, rel=IDENTITY[torch.float64]), True)
     assert not ByValue(0.3)(made).clipped
 
 
@@ -103,7 +105,7 @@ def test_the_percentile_is_numpys_of_all_norms_so_far() -> None:
         norms.append(float(before.norm()))
         seen = way(made)
         wanted = float(np.percentile(norms, 30.0))
-        assert seen.threshold == pytest.approx(wanted, rel=1e-12)
+        assert seen.threshold == pytest.approx(wanted, rel=IDENTITY[torch.float64])
         assert seen.clipped == (norms[-1] > seen.threshold)
         close(gradient(made), before * min(1.0, wanted / norms[-1]))
     went_on = ByPercentile(30.0, way.norms)
