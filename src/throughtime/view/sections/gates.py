@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from throughtime.diagnosis.thresholds import KEEPING
 from throughtime.records import Example, Floats, FlowRecord
 from throughtime.view import words
 from throughtime.view.figures import DASHES, Axis, Bar, Bars, Lines, Series, Strip, StripRow
@@ -18,7 +19,6 @@ from throughtime.view.subject import Strand, Subject
 from throughtime.view.tables import table
 
 QUESTION = "What did the gates write, keep and erase?"
-KEEPS = ("forget", "update")  # the gates whose opening is the share of the state kept, in an LSTM and in a GRU
 EXAMPLES = 2  # of a cell
 STEPS = 120  # of an example
 DECADES = 8  # that the scales of memory and blame span at most
@@ -52,7 +52,7 @@ def section(subject: Subject, step: str) -> Section:
 
 def _keeping(flow: FlowRecord) -> tuple[str, float] | None:
     """The gate that decides what is kept, and its mean opening."""
-    for name in KEEPS:
+    for name in KEEPING:
         if name in flow.gates:
             return name, float(np.mean(flow.gates[name].mean))
     return None

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from throughtime.records import DataCard, Evaluation
+from throughtime.records import DataCard, Evaluation, RunRecord
 from throughtime.view import words
 from throughtime.view.figures import Axis, Kind, Lines, Numbers, Rule, Series
 from throughtime.view.markup import Node, joined, text
@@ -38,13 +38,13 @@ def section(subject: Subject) -> Section:
     return Section("learning", "Did it learn", QUESTION, _headline(trained, subject.data), body)
 
 
-def held_out(one: Trained) -> Evaluation | None:
+def held_out(run: RunRecord) -> Evaluation | None:
     """The score to judge by: on test data, else the best on validation data."""
-    return one.run.test or next((each for each in reversed(one.run.evaluations) if each.best), None)
+    return run.test or next((each for each in reversed(run.evaluations) if each.best), None)
 
 
 def _headline(trained: list[Trained], data: DataCard | None) -> Node:
-    judged = [(one, held) for one in trained if (held := held_out(one)) is not None]
+    judged = [(one, held) for one in trained if (held := held_out(one.run)) is not None]
     if not judged:
         last = [text("{} from {} to {}", cell(o.label, o.colour), *map(words.plain, _ends(o))) for o in trained]
         return text(
@@ -90,7 +90,7 @@ def _table(trained: list[Trained], data: DataCard | None) -> Node:
     rows = []
     for one in trained:
         best = next((each for each in reversed(one.run.evaluations) if each.best), None)
-        held = held_out(one)
+        held = held_out(one.run)
         valid = f"{words.score(data, best.score)} (update {words.count(best.update)})" if best else "not measured"
         test = words.score(data, one.run.test.score) if one.run.test else "not measured"
         guess = words.score(data, data.baseline) if data else "not known"

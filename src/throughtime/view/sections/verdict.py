@@ -11,6 +11,7 @@ from throughtime.view import words
 from throughtime.view.figures import Axis, Bar, Bars, Rule
 from throughtime.view.markup import Html, Node, joined, tag, text
 from throughtime.view.page import Section, cell, figure
+from throughtime.view.sections.learning import held_out
 from throughtime.view.sections.notes import shared
 from throughtime.view.subject import Strand, Subject
 from throughtime.view.tables import table
@@ -64,10 +65,7 @@ def _cell(strand: Strand) -> Html:
 
 
 def _score(subject: Subject, strand: Strand) -> Node:
-    run = strand.run
-    if run is None:
-        return "–"
-    held = run.test or next((e for e in reversed(run.evaluations) if e.best), None)
+    held = held_out(strand.run) if strand.run else None
     return "–" if held is None else words.score(subject.data, held.score)
 
 
