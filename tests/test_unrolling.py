@@ -54,8 +54,15 @@ def test_past_its_length_a_state_is_held() -> None:
         (torch.zeros(7, 2, 3), {"lengths": torch.tensor([1])}, "lengths must be \\(2,\\)"),
         (torch.zeros(7, 2, 3), {"state": tt.cells.State(h=torch.zeros(2, 5))}, "parts h, each \\(2, 4\\)"),
         (torch.zeros(7, 2, 3), {"state": tt.cells.State(s=torch.zeros(2, 4))}, "parts h"),
+        (torch.zeros(7, 2, 3).double(), {}, "x is torch.float64 on cpu, the cell's parameters are torch.float32"),
+        (torch.zeros(7, 2, 3), {"state": tt.cells.State(h=torch.zeros(2, 4).double())}, "h is torch.float64"),
     ],
 )
 def test_what_does_not_fit(x: torch.Tensor, keywords: dict[str, Any], says: str) -> None:
     with pytest.raises(CellError, match=says):
         tt.unroll(tt.cells.make("gru", 3, 4), x, **keywords)
+
+
+def test_a_module_is_not_a_cell() -> None:
+    with pytest.raises(CellError, match="a module is called on x"):
+        tt.unroll(tt.LSTM(3, 4), torch.zeros(7, 2, 3))  # type: ignore[arg-type]

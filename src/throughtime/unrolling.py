@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
@@ -29,13 +30,18 @@ def unroll(
     State) and `.engine`, the name of the engine that served; states and gates answer to the other words a cell has
     for them too (`Cell.also`). Differentiable in x, the state and the parameters.
 
-    Raises CellError if shapes or lengths do not fit, EngineError if the engine asked for cannot serve.
+    Raises CellError if shapes, lengths or dtypes do not fit, EngineError if the engine asked for cannot serve.
 
     >>> import torch, throughtime as tt
     >>> result = tt.unroll(tt.cells.make("lstm", 3, 4), torch.zeros(7, 2, 3))
     >>> result.states["s"].shape, result.final.h.shape
     (torch.Size([7, 2, 4]), torch.Size([2, 4]))
     """
+    if not isinstance(cell, Cell):
+        raise CellError(
+            f"tt.unroll runs a cell, not {type(cell).__name__}; a module is called on x, and its layer l runs as "
+            "module.cells[l] with parameters=module.parameters_of(l)"
+        )
     if x.ndim != 3 or x.shape[-1] != cell.input_size:
         raise CellError(f"x must be (T, B, {cell.input_size}) for this cell, got {tuple(x.shape)}")
     start = cell.zero_state(x.shape[1], x) if state is None else state
@@ -43,6 +49,14 @@ def unroll(
     if set(start) != set(cell.parts) or any(tuple(part.shape) != expected for part in start.values()):
         raise CellError(f"the state must have the parts {', '.join(cell.parts)}, each {expected}, got {start}")
     values = cell.values() if parameters is None else parameters
+    weight = next(iter(values.values()), x)
+    if not torch._C._is_any_autocast_enabled():
+        for name, tensor in {"x": x, **start}.items():
+            if (tensor.dtype, tensor.device) != (weight.dtype, weight.device):
+                raise CellError(
+                    f"{name} is {tensor.dtype} on {tensor.device}, the cell's parameters are {weight.dtype} on "
+                    f"{weight.device}; convert one with .to(...)"
+                )
     ends = None if lengths is None else lengths_on_cpu(lengths, *x.shape[:2]).to(x.device)
     job = Job(cell, values, x, start, ends)
     result = choose(job, engine).run(job)

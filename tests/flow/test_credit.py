@@ -185,6 +185,17 @@ def test_float32_keeps_its_logarithms_too() -> None:
 # -- lengths and limits
 
 
+@pytest.mark.parametrize("power", [-140, -100, 100])
+def test_a_direct_gradient_whose_squares_leave_the_range_is_neither_zero_nor_infinite(power: int) -> None:
+    cell = tt.cells.make("elman", 1, 4, nonlinearity="identity", bias=False)
+    delta = torch.zeros(3, 1, 4)
+    delta[-1] = 2.0**power
+    record = tt.flow.credit(cell, torch.zeros(3, 1, 1), delta)
+    for found in (record.log10_direct, record.log10_pairs[-1], record.log10_adjoint):
+        near(found[-1, 0], (power + 1) * math.log10(2.0))  # the norm of four equal numbers is two of them
+    assert np.isneginf(record.log10_direct[:-1]).all()
+
+
 def test_each_sequence_is_measured_as_if_it_were_alone() -> None:
     cell = tt.cells.make("lstm", 3, 4, dtype=DOUBLE)
     lengths = torch.tensor([7, 3, 1, 5])

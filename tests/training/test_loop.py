@@ -199,6 +199,7 @@ def test_a_step_so_large_that_weights_overflow_is_not_kept(tmp_path: Path) -> No
         ({"stride": 3}, "needs a window"),
         ({"window": 2, "stride": 3}, "stride=3 is more than window=2"),
         ({"patience": 0}, "patience=0"),
+        ({"schedule": "linear"}, "schedule='linear' is not known; there is constant, cosine"),
         ({"precision": "fp16"}, "needs a GPU"),
     ],
 )

@@ -211,7 +211,7 @@ class Cell(nn.Module, ABC):
         self.hidden_size = hidden_size
         self.bias = bias
         self.options = dict(options or {})  # what was chosen, for records; the subclass passes its own on
-        self._check_ports()
+        self._check_names()
         if self.recurrent is None:
             self.recurrent = self.inputs
         for name, shape in self.shapes().items():
@@ -323,7 +323,11 @@ class Cell(nn.Module, ABC):
         state = self.zero_state(x.shape[0], x) if state is None else state
         return self.advance(self.share(x), state, self.weights())[0]
 
-    def _check_ports(self) -> None:
+    def _check_names(self) -> None:
+        for attribute in ("parts", "reads", "inputs", "recurrent"):
+            if isinstance(getattr(self, attribute, ""), str):  # a forgotten comma makes a string of a tuple
+                example = '{"carousel": "h"}' if attribute == "reads" else '("first",)'
+                raise CellError(f"{type(self).__name__} must name its {attribute}, as in {attribute} = {example}")
         unknown = {port: part for port, part in self.reads.items() if part not in self.parts}
         if unknown:
             raise CellError(

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from throughtime.cells.cell import State
+from throughtime.cells.cell import Cell, State
 from throughtime.engines.seam import Engine, Job, Unrolled, hold
+from throughtime.errors import CellError
 
 
 class Reference(Engine):
@@ -30,6 +31,8 @@ class Reference(Engine):
         for t in range(job.x.shape[0]):
             u_t = type(u)(**{name: steps[t] for name, steps in shares.items()})
             new, open_ = cell.advance(u_t, state, W)
+            if t == 0:
+                _check(cell, new, state)
             if job.damping is not None:
                 new = damp(new, job.damping)
             state = State(**{part: hold(new[part], state[part], t, job.lengths) for part in cell.parts})
@@ -47,6 +50,11 @@ class Reference(Engine):
             initial=job.state,
             lengths=job.lengths,
         )
+
+
+def _check(cell: Cell, new: State, old: State) -> None:
+    if {part: tensor.shape for part, tensor in new.items()} != {part: tensor.shape for part, tensor in old.items()}:
+        raise CellError(f"the step of {type(cell).__name__} must return {old} of its parts, got {new}")
 
 
 def _stack(steps: list[Tensor], x: Tensor, units: int) -> Tensor:

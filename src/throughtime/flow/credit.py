@@ -18,7 +18,7 @@ from throughtime.errors import FlowError
 from throughtime.flow.adjoint import Adjoint, checked, gather
 from throughtime.flow.lags import lag_profile
 from throughtime.flow.linearise import linearise
-from throughtime.flow.sweep import NEVER, Carried, log10, norms_of, sweep
+from throughtime.flow.sweep import NEVER, Carried, log10, norms_of, split, sweep
 from throughtime.flow.tangent import Tangent
 from throughtime.flow.trajectory import follow
 from throughtime.modules import Recurrent
@@ -111,7 +111,7 @@ def credit_along(
         parts=tangent.parts,
         derivative=derivative,
         log10_pairs=pairs,
-        log10_direct=_where(running, log10(torch.linalg.vector_norm(delta, dim=-1))),
+        log10_direct=_where(running, _direct(delta)),
         log10_adjoint=log10_adjoint(tangent, through_time, derivative),
         log10_parts={name: part.numpy() for name, part in zip(tangent.parts, parts, strict=True)},
         lags=lag_profile(pairs, steps.numpy(), most=most_lag),
@@ -155,6 +155,12 @@ def _empty(steps: Tensor, running: Tensor, most_lag: int | None) -> Tensor:
     unmeasured = torch.zeros_like(lag, dtype=torch.bool) if most_lag is None else lag > most_lag
     nothing = unmeasured.unsqueeze(-1) | ~running[steps].unsqueeze(1)
     return torch.where(nothing, torch.nan, torch.full((), -torch.inf, dtype=torch.float64))
+
+
+def _direct(delta: Tensor) -> Tensor:
+    """log10 ‖δ_t‖, (T, B), also where squares leave the range of the dtype."""
+    scaled, exponents = split(delta, (-1,))
+    return log10(torch.linalg.vector_norm(scaled, dim=-1), exponents)
 
 
 def _norms(tangent: Tangent, carried: Carried, derivative: Derivative) -> Tensor:

@@ -74,8 +74,8 @@ def follow(
     A module (`tt.RNN`, `tt.LSTM`, `tt.GRU`) of one layer and one direction stands for its cell and parameters; x is
     (T, B, I) whatever its `batch_first`.
 
-    Raises FlowError if there is no step, if a length is not in 1..T, if the module has several layers or directions,
-    or if a state is not finite: nothing can be said of the gradient then.
+    Raises FlowError if there is no cell or no step, if a length is not in 1..T, if the module has several layers or
+    directions, or if a state is not finite: nothing can be said of the gradient then.
     """
     if isinstance(cell, Recurrent):
         if cell.num_layers != 1 or cell.bidirectional:
@@ -85,6 +85,8 @@ def follow(
             )
         parameters = cell.parameters_of(0) if parameters is None else parameters
         cell = cell.cells[0]
+    if not isinstance(cell, Cell):
+        raise FlowError(f"there is no cell to measure in {type(cell).__name__}; make one by tt.from_torch(module).")
     values = {name: p.detach() for name, p in (cell.values() if parameters is None else parameters).items()}
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 1:
         raise FlowError(f"x must be (T, B, I) with at least one step and one sequence, got {tuple(x.shape)}.")
@@ -98,8 +100,9 @@ def follow(
         finite = torch.isfinite(values_of).flatten(1).all(dim=1)
         if not bool(finite.all()):
             step = int((~finite).nonzero()[0])
+            instead = f", or measure the first {step} steps alone" if step else ""
             raise FlowError(
                 f'the state "{part}" is not finite at step {step}, so no gradient through it is defined; look at the '
-                f"weights and the input, or measure the first {step} steps alone."
+                f"weights and the input{instead}."
             )
     return Trajectory(cell, values, x.detach(), run, steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args, get_type_hints
 
 from throughtime.errors import TrainingError
 from throughtime.records import Settings
@@ -32,6 +33,9 @@ def check(settings: Settings, seed: int) -> None:
             f"stride={settings.stride} is more than window={settings.window}: some steps would never get a gradient; "
             "use a stride of at most the window."
         )
+    schedules = get_args(get_type_hints(Settings)["schedule"])
+    if settings.schedule not in schedules:
+        raise TrainingError(f"schedule={settings.schedule!r} is not known; there is {', '.join(schedules)}.")
     if not 0 <= seed < SEEDS:
         raise TrainingError(f"seed={seed} cannot be; it must be 0 or more, and under 2 to the power of 63.")
 
