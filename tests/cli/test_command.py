@@ -172,6 +172,8 @@ BAD = {
     "a device that is not": (["train", "signs.npz", "--device", "abacus"], "abacus"),
     "forget bias and chrono": (["train", "signs.npz", "--forget-bias", "1", "--chrono", "9"], "chrono"),
     "a stride without a window": (["train", "signs.npz", "--stride", "2"], "stride"),
+    "a net beyond all memory": (["train", "signs.npz", "--hidden", "99999999999"], "take fewer"),
+    "a task beyond all memory": (["train", "adding", "--lag", "1000000000000"], "fewer"),
     "no such verb": (["predict"], "predict"),
     "an unwritable place": (["train", "signs.npz", "--out", "signs.npz/runs"], "signs.npz/runs"),
     "a tracker that is not": (["train", "signs.npz", "--tracker", "abacus"], "abacus"),

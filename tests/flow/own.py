@@ -68,6 +68,17 @@ class Noisy(Cell):
         return State(h=torch.tanh(u["in"] + getattr(W, "in")(torch.dropout(read.recurrent, 0.5, train=True)))), Gates()
 
 
+class HearsOthers(Cell):
+    """Takes a mean over the batch, so its sequences hear each other."""
+
+    reads = {"carousel": "h"}  # noqa: RUF012
+    inputs = ("in",)
+    recurrent = ()
+
+    def step(self, u, read, W):
+        return State(h=u["in"] + 0.5 * (read.carousel - read.carousel.mean(0))), Gates()
+
+
 class Apart(Cell):
     """Two parts that never hear each other: h fades by a quarter a step, m is kept; both start from what h gets."""
 

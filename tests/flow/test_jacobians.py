@@ -7,7 +7,7 @@ import torch
 
 import throughtime as tt
 from tests.flow.oracles import from_step, matrix, walk
-from tests.flow.own import Handwritten, HearsItself, Mixing, Noisy
+from tests.flow.own import Handwritten, HearsItself, HearsOthers, Mixing, Noisy
 from tests.laws.variants import VARIANTS, sequence
 from tests.tolerances import close, near
 from throughtime.cells import Cell, Read
@@ -128,6 +128,8 @@ def test_what_is_not_defined_is_said() -> None:
     x = torch.randn(5, 2, 3)
     with pytest.raises(FlowError, match="random numbers"):
         tt.flow.jacobians(Noisy(3, 4), x)
+    with pytest.raises(FlowError, match="sequences of a batch hear each other"):
+        tt.flow.jacobians(HearsOthers(3, 4), x)
     with pytest.raises(FlowError, match="0 <= k <= t < T"):
         tt.flow.transport(tt.cells.make("elman", 3, 4), x, 5, 1)
     with pytest.raises(FlowError, match="at least one step"):

@@ -55,6 +55,11 @@ def main() -> None:
         sys.stderr.write(f"throughtime: {_line(message)}. See `throughtime --help`.\n")
     except ThroughtimeError as error:
         sys.stderr.write(f"throughtime: {_line(str(error))}\n")
+    except MemoryError:
+        sys.stderr.write("throughtime: there is not enough memory for this; take fewer units, samples or steps.\n")
+    except OSError as error:  # a disk that fills up, a folder that goes away
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"throughtime: {_line(place + str(error.strerror or error))}; mend that and use --resume.\n")
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     sys.exit(BAD)

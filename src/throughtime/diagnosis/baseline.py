@@ -11,20 +11,23 @@ from throughtime.diagnosis.thresholds import BETTER, SPREAD
 from throughtime.diagnosis.wording import command
 from throughtime.records import Finding
 
+NAMED = {"accuracy": "an accuracy of", "mse": "a mean squared error of", "nats": "a loss of"}
+
 
 def baseline(case: Case) -> Iterator[Finding]:
     """A score that is no better than the obvious guess, by more than luck would have it."""
     run, data, result = case.run, case.data, case.result
     if run is None or data is None or result is None or not case.leads:
         return
-    if math.isfinite(result.score) and _beats(
-        result.score, data.baseline, data.metric, data.sizes.get(result.split, 0)
-    ):
+    luck = _luck(data.baseline, data.metric, data.sizes.get(result.split, 0))
+    ahead = (result.score - data.baseline) * (1 if data.higher_is_better else -1)
+    if ahead > luck:
         return
+    score, guess = _said(result.score, data.metric), _said(data.baseline, data.metric)
     last = run.updates[-1] if run.updates else None
     evidence = [
-        f"{data.metric} on {result.split}: {result.score:.4g}; the obvious guess ({data.baseline_is}): "
-        f"{data.baseline:.4g}.",
+        f"On {result.split}: {score}; the obvious guess ({data.baseline_is}): {guess}.",
+        *([f"A score within {_said(luck, data.metric)} of the guess may be luck."] if ahead > 0 else []),
         f"Training ended after {last.update if last else 0} updates"
         + (f" at a loss of {last.loss:.4g}" if last else "")
         + f": {run.stopped.rstrip('.')}.",
@@ -43,7 +46,9 @@ def baseline(case: Case) -> Iterator[Finding]:
         rule="baseline",
         severity="serious",
         cell=case.cell,
-        title=f"{case.cell}: {data.metric} {result.score:.4g} does not beat the obvious guess, {data.baseline:.4g}.",
+        title=f"{case.cell}: {NAMED[data.metric]} {score} "
+        + ("is hardly better than" if ahead > 0 else "does not beat")
+        + f" the obvious guess, {guess}.",
         evidence=tuple(evidence),
         advice=advice,
         command=what,
@@ -51,8 +56,14 @@ def baseline(case: Case) -> Iterator[Finding]:
     )
 
 
-def _beats(score: float, guess: float, metric: str, samples: int) -> bool:
+def _luck(guess: float, metric: str, samples: int) -> float:
+    """How much better than the guess a score may be without saying anything."""
     if metric == "accuracy":
-        luck = SPREAD * math.sqrt(guess * (1 - guess) / samples) if samples else 0.0
-        return score > guess + luck
-    return score < guess * (1 - BETTER)
+        return SPREAD * math.sqrt(guess * (1 - guess) / samples) if samples else 0.0
+    return BETTER * guess
+
+
+def _said(score: float, metric: str) -> str:
+    if metric == "accuracy":
+        return f"{score:.1%}"
+    return f"{score:.4g} nats" if metric == "nats" else f"{score:.4g}"

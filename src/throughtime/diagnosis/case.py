@@ -40,7 +40,7 @@ class Case:
     def subject(self) -> str:
         """The start of a finding's title."""
         if self.layers > 1 and self.flow is not None:
-            return f"{self.cell}, layer {self.flow.layer}"
+            return f"{self.cell} ({self.flow.layer.replace('recurrent.', 'layer ')})"
         return self.cell
 
     @property

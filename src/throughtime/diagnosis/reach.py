@@ -21,7 +21,7 @@ def reach(case: Case) -> Iterator[Finding]:
     evidence = [
         f"The median over {int(flow.lags.pairs.max(initial=0))} pairs of steps is 1% or more up to lag {horizon}, "
         f"{case.when}.",
-        f"Lags up to {flow.lags.longest()} were measured, on {flow.B} sequences of {steps(flow.T)}.",
+        f"Lags up to {flow.lags.longest()} were measured, on {flow.B} sequences of up to {steps(flow.T)}.",
     ]
     if flow.half_life is not None:
         evidence.append(f"Half of it is gone at lag {flow.half_life}.")

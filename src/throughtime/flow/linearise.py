@@ -9,6 +9,6 @@ from throughtime.flow.whole import Whole
 def linearise(along: Trajectory) -> Tangent:
     """The linearised steps of a trajectory, the fast way where the cell allows it; the numbers are the same.
 
-    Raises FlowError if the cell's step draws random numbers.
+    Raises FlowError if the cell's step draws random numbers; if its sequences hear each other, when matrices are asked.
     """
     return unitwise(along) or Whole(along)

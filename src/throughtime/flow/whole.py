@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Read
+from throughtime.errors import FlowError
 from throughtime.flow.tangent import At, Tangent
 from throughtime.flow.trajectory import Trajectory
 
@@ -130,6 +131,7 @@ class Whole(Tangent):
         with torch.enable_grad():
             new, _ = cell.step(u, Read(**ports), cell.weights(self.along.parameters))
         z = [new[part] for part in self.parts]
+        self._check_apart(z, start, stop)
         n = stop - start
         made = dict[str, Tensor]()
         if kind == "inside":
@@ -143,6 +145,19 @@ class Whole(Tangent):
         else:
             made = self._backward(z, ports if kind == "ports" else dict(u), n)
         return _Stretch(kind, start, stop, made)
+
+    def _check_apart(self, z: Sequence[Tensor], start: int, stop: int) -> None:
+        """All steps side by side must give what they gave one by one, or a sequence's state hangs on the others."""
+        running = self.along.running()[start:stop]
+        for part, made in zip(self.parts, z, strict=True):
+            seen = self.along.run.states[part][start:stop][running]
+            off = (made.detach().view(*running.shape, self.H)[running] - seen).abs().amax()
+            if off > torch.finfo(seen.dtype).eps ** 0.5 * seen.abs().amax():
+                raise FlowError(
+                    f'the step of "{self.cell.name or type(self.cell).__name__}" lets the sequences of a batch hear '
+                    "each other (a mean over the batch?), so no Jacobian is one sequence's own; let it act on the "
+                    "last dimension alone."
+                )
 
     def _backward(self, z: Sequence[Tensor], leaves: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
         """∂z/∂leaf, (n, B, S, ...) for each leaf."""

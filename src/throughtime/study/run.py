@@ -205,9 +205,15 @@ def _threads(trial: Trial) -> Iterator[None]:
 
 
 def _build(trial: Trial, origin: Origin) -> Net:
-    return Net.build(
-        origin.data, trial.choice.name, options=trial.choice.options, seed=origin.plan.seed, **vars(trial.shape)
-    )
+    try:
+        return Net.build(
+            origin.data, trial.choice.name, options=trial.choice.options, seed=origin.plan.seed, **vars(trial.shape)
+        )
+    except (RuntimeError, OverflowError) as error:  # how torch says that a size is beyond what can be allocated
+        raise TrainingError(
+            f"{trial.choice.label}: a net of {trial.shape.hidden} units in {trial.shape.layers} layers cannot be made "
+            "here; take fewer."
+        ) from error
 
 
 def _run_one(

@@ -106,7 +106,7 @@ def _strands(one: Trained) -> list[Strand]:
     layers = list(dict.fromkeys(flow.layer for flow in one.run.flows))
     return [
         Strand(
-            one.label if len(layers) == 1 else f"{one.label}, {layer}",
+            one.label if len(layers) == 1 else _in_layer(one.label, layer),
             one.colour,
             one.run,
             tuple(flow for flow in one.run.flows if flow.layer == layer),
@@ -118,7 +118,12 @@ def _strands(one: Trained) -> list[Strand]:
 def _named(cells: list[tuple[str, str]]) -> list[str]:
     """A cell's name, with its layer where the name alone would not do."""
     plain = [cell for cell, _ in cells]
-    return [cell if plain.count(cell) == 1 else f"{cell}, {layer}" for cell, layer in cells]
+    return [cell if plain.count(cell) == 1 else _in_layer(cell, layer) for cell, layer in cells]
+
+
+def _in_layer(name: str, layer: str) -> str:
+    """One layer of a stack: `gru (layer 1)`, counted from 0 as everywhere."""
+    return f"{name} ({layer.replace('recurrent.', 'layer ')})"
 
 
 def _unique(names: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from throughtime.diagnosis.thresholds import NEARLY_ALWAYS
 from throughtime.records import RunRecord
 from throughtime.view import words
 from throughtime.view.figures import Axis, Lines, Rule, Series
@@ -16,7 +17,6 @@ from throughtime.view.tables import table
 from throughtime.view.thin import curve
 
 QUESTION = "Was clipping a safety net or a step-size limiter?"
-MOST = 0.5  # from this share on, the threshold and not the gradient sets the length of the steps
 FEW = 0.1
 
 
@@ -29,7 +29,7 @@ def role(run: RunRecord) -> str:
     if run.settings.clip_by == "backward":
         return "done within each backward pass, at how many steps is not recorded"
     share = run.clipped_share
-    if share >= MOST:
+    if share > NEARLY_ALWAYS:
         return "a step-size limiter"
     if share >= FEW:
         return "something between the two"

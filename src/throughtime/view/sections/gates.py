@@ -212,7 +212,8 @@ def _strip(strand: Strand, example: Example, n: int, step: str, scales: Scales) 
         title=f"Example {n + 1}, {strand.label}",
         note=f"From the top: {', '.join(row.name for row in rows)}. “Still in memory” is what the last state still "
         f"holds of each {step}, “blamed” the gradient through time there.{left} "
-        + note([strand.now], "The same absolute scales for every example"),
+        + f"{DERIVATIVE[strand.now.derivative]}. The same absolute scales for every example. Computed in "
+        f"{strand.now.dtype} on this sequence alone, layer {strand.now.layer}.",
         file=f"example-{strand.label}-{n + 1}",
         layout="grid" if _numeric(example.steps) else "text",
         step=step,

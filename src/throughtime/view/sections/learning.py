@@ -48,7 +48,9 @@ def _headline(trained: list[Trained], data: DataCard | None) -> Node:
     if not judged:
         last = [text("{} from {} to {}", cell(o.label, o.colour), *map(words.plain, _ends(o))) for o in trained]
         return text(
-            "Training loss went in {}; no held-out score was taken, so what was learned is not known.", joined(last)
+            "Training loss went in {}; no held-out score was taken, so what was learned is not known.{}",
+            joined(last),
+            _cut_short(trained),
         )
     scores = joined(text("{} {}", cell(o.label, o.colour), words.score(data, held.score)) for o, held in judged)
     what = {"accuracy": "Answered right on held-out data", "mse": "Mean squared error on held-out data"}
@@ -66,14 +68,25 @@ def _headline(trained: list[Trained], data: DataCard | None) -> Node:
         if beaten == len(judged)
         else "none"
         if not beaten
+        else "one"
+        if beaten == 1
         else str(beaten)
     )
+    unscored = _cut_short([one for one in trained if held_out(one.run) is None])
     if len(judged) == 1:
         verb = "it beats the obvious guess" if beaten else "it does not beat the obvious guess"
     else:
         verb = f"{how} of them {'beats' if beaten in (0, 1) else 'beat'} the obvious guess"
         verb = verb.replace("both of them", "both").replace("all of them", "all")
-    return text("{}: {}; {} ({}: {}).", named, scores, verb, data.baseline_is, words.score(data, data.baseline))
+    guess = words.score(data, data.baseline)
+    return text("{}: {}; {} ({}: {}).{}", named, scores, verb, data.baseline_is, guess, unscored)
+
+
+def _cut_short(unscored: list[Trained]) -> Node:
+    """That runs ended before they had a score; why stands under "What was trained"."""
+    if not unscored:
+        return ""
+    return text(" {} ended before a score was taken.", joined(cell(one.label, one.colour) for one in unscored))
 
 
 def beats(score: float, data: DataCard) -> bool:

@@ -23,7 +23,7 @@ def note(flows: Sequence[FlowRecord], unit: str) -> str:
     """Derivative, unit, dtype, sequences, layer; each said once where all agree."""
     derivatives = list(dict.fromkeys(DERIVATIVE[flow.derivative] for flow in flows))
     dtypes = list(dict.fromkeys(flow.dtype for flow in flows))
-    batches = list(dict.fromkeys(f"{some(flow.B, 'sequence')} of {some(flow.T, 'step')}" for flow in flows))
+    batches = list(dict.fromkeys(f"{some(flow.B, 'sequence')} of up to {some(flow.T, 'step')}" for flow in flows))
     layers = list(dict.fromkeys(flow.layer for flow in flows))
     measured = f"{', '.join(batches)}, layer {', '.join(layers)}"
     return f"{'; '.join(derivatives)}. {unit}. Computed in {', '.join(dtypes)} on {measured}."

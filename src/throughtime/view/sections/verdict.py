@@ -37,8 +37,8 @@ def judge(strand: Strand, data: DataCard | None) -> Judgement:
             whole = lags.longest() >= strand.now.T - 1
             far = "Over the whole sequence" if whole else "As far as was measured"
             return Judgement("yes" if whole else "open", f"{far}: {words.some(lags.longest(), 'step')}.")
-        share = f"{words.some(reached, 'step')} of {words.count(strand.now.T)}"
-        return Judgement("open", f"{share}; how many the task needs is not known.")
+        room = _room(data) or f"{words.count(strand.now.T)} were looked at"
+        return Judgement("open", f"{words.some(reached, 'step')}; {room}; how many the task needs is not known.")
     if reached >= need:
         return Judgement("yes", f"Enough: the task needs {words.some(need, 'step')}.")
     if words.censored(lags):
@@ -56,8 +56,19 @@ def headline(subject: Subject) -> Node:
         for s in measured
     ]
     need = subject.data.lag if subject.data else None
-    end = f"; the task needs {words.count(need)}." if need is not None else "."
+    room = f"the task needs {words.count(need)}" if need is not None else _room(subject.data)
+    end = f"; {room}." if room else "."
     return text("1% of the gradient still reaches {}{}", joined(each), end)
+
+
+def _room(data: DataCard | None) -> str:
+    """How long a sequence is, which is as far as there is to reach; nothing of a stream, which has no beginning."""
+    if data is None or data.kind == "next":
+        return ""
+    shortest, middle, longest = data.lengths
+    if shortest == longest:
+        return f"a sequence has {words.some(longest, data.step)}"
+    return f"a sequence has {words.some(middle, data.step)} in the middle, {words.count(longest)} at most"
 
 
 def _cell(strand: Strand) -> Html:
