@@ -225,7 +225,8 @@ class Cell(nn.Module, ABC):
         """One step: from the input's share and what the ports read to the new state and the gates.
 
         Pure: it uses no other tensors than `u` (each (B, H)), `read` (each (B, H)) and `W`, so that it can be
-        traced, differentiated and given other parameters. It must not look at the step's number.
+        traced, differentiated and given other parameters. It must not look at the step's number,
+        nor let the sequences of a batch hear each other.
         """
 
     def extra(self) -> dict[str, tuple[int, ...]]:

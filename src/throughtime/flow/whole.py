@@ -148,10 +148,10 @@ class Whole(Tangent):
 
     def _check_apart(self, z: Sequence[Tensor], start: int, stop: int) -> None:
         """All steps side by side must give what they gave one by one, or a sequence's state hangs on the others."""
-        running = self.along.running()[start:stop]
+        ended = ~self.along.running()[start:stop].unsqueeze(-1)
         for part, made in zip(self.parts, z, strict=True):
-            seen = self.along.run.states[part][start:stop][running]
-            off = (made.detach().view(*running.shape, self.H)[running] - seen).abs().amax()
+            seen = self.along.run.states[part][start:stop]
+            off = (made.detach().view_as(seen) - seen).masked_fill(ended, 0).abs().amax()
             if off > torch.finfo(seen.dtype).eps ** 0.5 * seen.abs().amax():
                 raise FlowError(
                     f'the step of "{self.cell.name or type(self.cell).__name__}" lets the sequences of a batch hear '
