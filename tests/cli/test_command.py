@@ -204,6 +204,32 @@ def test_a_run_that_diverges_says_so_and_keeps_what_it_has(call, tmp_path, rng):
     assert "a/rnn-nonlinearity=relu/events.jsonl" in ["a/" + f for f in files(tmp_path / "a")]
 
 
+def test_going_on_takes_nothing_beside_the_plan(call, signs):
+    call("train", signs, "--out", "a", *SMALL)
+    for beside in ([signs], ["--seed", 1], ["--device", "cpu"], ["--cell", "gru"], ["--epochs", 9]):
+        status, out, err = call("train", *beside, "--resume", "a")
+        assert (status, out) == (2, "")
+        assert "--resume goes on with the plan in its folder" in err
+    for verb in ("train", "compare", "demo"):
+        assert call(verb, "--resume", "a", "--quiet")[0] == 0
+
+
+def test_a_long_name_never_costs_a_number(call, signs, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    cell = "lstm:peephole=true:forget_gate=false:squash=identity:output_gate=false"
+    status, out, _ = call("compare", signs, "--cells", f"gru,{cell}", "--quiet", *SMALL)
+    assert status == 0
+    rows = out.split("the obvious guess")[0].splitlines()
+    assert rows[0].split() == ["cell", "test", "accuracy", "horizon", "half-life", "clipped", "updates", "seconds"]
+    assert "…" not in out
+    assert "".join(row.split()[0] for row in rows[2:]) == cell
+    assert max(map(len, rows)) <= 80
+
+
+def test_the_cells_are_listed_by_every_name_they_go_by(call):
+    assert "elman, rnn" in call("cells")[1]
+
+
 def test_ctrl_c_saves_and_the_study_goes_on(signs, tmp_path):
     command = [sys.executable, "-c", "from throughtime.cli import main; main()"]
     words = ["train", signs, "--out", "a", "--epochs", "4000", "--hidden", "4", "--batch-size", "8"]

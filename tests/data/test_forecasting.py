@@ -172,7 +172,7 @@ def test_what_cannot_be_forecast(tmp_path):
     refused(
         tmp_path, good.replace(lines[4], "oops,3\n"), r's.csv, row 6: "a" says "oops", which is no number, though most'
     )
-    refused(tmp_path, "a\n1.5\n", r"there are 1 row, too short to predict: train, valid and test need")
+    refused(tmp_path, "a\n1.5\n", r"there is 1 row, too short to predict: train, valid and test need")
     refused(tmp_path, "a\n1.5\n2\n3\n", r"there are 3 rows, too short to predict")
     series = "who,a\n" + "".join(f"x,{i}\n" for i in range(20)) + "z,1\n"
     refused(tmp_path, series, r'series "z" has 1 row, too short', series="who")

@@ -355,7 +355,7 @@ def test_clipping_that_says_nothing(changes: dict) -> None:
 def test_not_better_than_the_obvious_guess() -> None:
     finding = one("baseline", study(run(flow(0.5), score=0.165, updates=updates([0.5]))))
     assert finding.severity == "serious"
-    assert "0.165 does not beat the obvious guess, 0.1667" in finding.title
+    assert "error of 0.165 is hardly better than the obvious guess, 0.1667" in finding.title
     assert "dies at lag 6 of 100" in finding.advice
     assert finding.command == one("vanishing", study(run(flow(0.5), score=0.165))).command
 
@@ -367,7 +367,11 @@ def test_not_the_gradients_fault() -> None:
 
 def test_better_by_luck_is_not_better() -> None:
     data = card(metric="accuracy", baseline=0.5, baseline_is="the most frequent label", sizes={"test": 100})
-    assert of("baseline", study(run(flow(0.99), score=0.59), data=data))  # two standard errors of 100 coins: 0.1
+    lucky = one("baseline", study(run(flow(0.99), score=0.59), data=data))  # two standard errors of 100 coins: 0.1
+    assert "an accuracy of 59.0% is hardly better than the obvious guess, 50.0%" in lucky.title
+    assert "within 10.0% of the guess may be luck" in " ".join(lucky.evidence)
+    worse = one("baseline", study(run(flow(0.99), score=0.41), data=data))
+    assert "41.0% does not beat the obvious guess, 50.0%" in worse.title
     assert not of("baseline", study(run(flow(0.99), score=0.61), data=data))
 
 
@@ -410,7 +414,7 @@ def test_the_layer_that_reaches_furthest_speaks_for_the_run() -> None:
     record = study(run(*flows, score=0.17, updates=updates([2.0] * 30), settings=settings(window=8)))
     for rule in ("baseline", "clipping", "window", "vanishing"):
         assert len(of(rule, record)) == 1
-    assert one("vanishing", record).title.startswith("elman, layer recurrent.1: after training 1% of the gradient")
+    assert one("vanishing", record).title.startswith("elman (layer 1): after training 1% of the gradient")
     assert len(of("saturation", record)) == 3
     reaching = study(run(*flows, flow(0.99, layer="recurrent.3"), score=0.17))
     assert not of("vanishing", reaching)

@@ -21,7 +21,14 @@ def test_cells_as_typed():
 
 
 @pytest.mark.parametrize(
-    ("typed", "why"), [("", "no cell was named"), (",", "no cell"), ("gru,gru", "twice"), ("gru:reset", "KEY=VALUE")]
+    ("typed", "why"),
+    [
+        ("", "no cell was named"),
+        (",", "no cell"),
+        ("gru,gru", "twice"),
+        ("gru:reset", "KEY=VALUE"),
+        ("gru,feedforward:diagonal=true", "cannot be trained on data"),
+    ],
 )
 def test_cells_mistyped(typed, why):
     with pytest.raises(InputError, match=why):

@@ -43,7 +43,7 @@ def with_lags(lags: LagProfile, lag: int | None) -> Study:
     [
         (20, 30, "no", "10 steps short of the 30"),
         (30, 30, "yes", "Enough: the task needs 30 steps"),
-        (20, None, "open", "20 steps of 64"),
+        (20, None, "open", "20 steps; a sequence has 64 pixels; how many the task needs is not known"),
         (200, None, "yes", "Over the whole sequence: 63 steps"),
         (200, 90, "open", "the task needs 90, only 63 were measured"),
     ],
@@ -164,7 +164,25 @@ def test_each_layer_of_a_stack_has_its_own_account():
     run = studies.run("lstm", count=10)
     upper = tuple(dataclasses.replace(flow, layer="recurrent.1") for flow in run.flows)
     whole = subject(dataclasses.replace(run, flows=(*run.flows, *upper)))
-    assert [strand.label for strand in whole.strands] == ["lstm, recurrent", "lstm, recurrent.1"]
+    assert [strand.label for strand in whole.strands] == ["lstm (recurrent)", "lstm (layer 1)"]
     assert len({strand.colour for strand in whole.strands}) == 1
     assert all(strand.before is not None and strand.now.moment == "after" for strand in whole.strands)
     assert len(whole.runs) == 1
+
+
+def test_without_a_known_lag_the_verdict_says_how_long_sequences_are():
+    run = studies.run("lstm", count=10)
+    words_ = studies.card(step="word", lengths=(1, 12, 73))
+    said = plain(verdict.headline(about(studies.study(run, data=words_))))
+    assert said.endswith("; a sequence has 12 words in the middle, 73 at most.")
+    stream = plain(verdict.headline(about(studies.study(run, data=studies.card(kind="next")))))
+    assert "a sequence has" not in stream, "a stream has no first step"
+
+
+def test_a_run_without_a_score_says_why():
+    run = studies.run("lstm", count=10)
+    broken = dataclasses.replace(run, label="rnn", test=None, evaluations=(), stopped="update 11: the loss is inf.")
+    assert plain(learning.section(about(studies.study(run, broken))).headline).endswith(
+        "No score in rnn: update 11: the loss is inf."
+    )
+    assert "No score in rnn: update 11" in plain(learning.section(about(studies.study(broken))).headline)

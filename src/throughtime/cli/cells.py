@@ -27,9 +27,16 @@ def run(
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("cell", "equations", "options"):
             table.add_column(column)
+        called: dict[str, list[str]] = {}
+        for spoken, known_as in SPOKEN.items():
+            called.setdefault(known_as, []).append(spoken)
         for each in known():
             card = about(each)
-            table.add_row(each, card.summary, ", ".join(option.name for option in card.options))
+            table.add_row(
+                ", ".join([each, *called.get(each, ())]),
+                card.summary,
+                ", ".join(option.name for option in card.options),
+            )
         screen.print(table, highlight=False)
         return
     card = about(SPOKEN.get(name, name))

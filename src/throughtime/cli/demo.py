@@ -10,4 +10,12 @@ EXAMPLE = "Example: throughtime demo --out runs/my-first"
 
 def run(running: Running) -> None:
     """Train an Elman net, an LSTM and a GRU on handwritten digits read pixel by pixel, and write a report."""
-    hold("digits", None, "rnn,lstm,gru", Reading(), ShapeOptions(), SettingsOptions(), running)
+    hold(
+        "digits" if running.resume is None else None,
+        None,
+        "rnn,lstm,gru",
+        Reading(),
+        ShapeOptions(),
+        SettingsOptions(),
+        running,
+    )

@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from throughtime.records import DataCard, Evaluation, FlowRecord, RunRecord, Study, Update
 from throughtime.study.run import Ended, Event, Failed, Interrupted, Started
@@ -86,7 +86,8 @@ class _Line:
 
     @property
     def numbers(self) -> str:
-        return f"loss {self.loss:.4g}  valid {self.score}  |grad| {self.norm:.3g}  horizon {self.horizon}"
+        loss, norm = ("–", "–") if self.done == self.began_at else (f"{self.loss:.4g}", f"{self.norm:.3g}")
+        return f"loss {loss}  valid {self.score}  |grad| {norm}  horizon {self.horizon}"
 
 
 class Live:
@@ -94,8 +95,9 @@ class Live:
 
     def __init__(self, console: Console, card: DataCard) -> None:
         self._line = _Line(card.metric)
+        label = max(12, console.width - 72)  # the numbers need the rest
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, max_width=label)),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[speed]}"),
@@ -167,7 +169,7 @@ def table(study: Study) -> Table:
     """The result: a row a cell."""
     metric = study.data.metric
     result = Table(box=None, pad_edge=False, header_style="bold")
-    result.add_column("cell", no_wrap=True)
+    result.add_column("cell", overflow="fold")  # a long name is folded; no number is ever cut
     for name in (f"test {metric}", "horizon", "half-life", "clipped", "updates", "seconds"):
         result.add_column(name, justify="right", no_wrap=True)
     for run in study.runs:

@@ -38,8 +38,12 @@ def hold(
     """Run a study from the command line's values, or go on with one."""
     chosen = {**given(reading), **given(shape), **given(settings)}
     if running.resume is not None:
-        if cells is not None or chosen or running.out is not None or running.overwrite or running.dry_run:
-            raise InputError("--resume goes on with the plan in its folder; give no cell, setting or --out beside it.")
+        allowed = Running(resume=running.resume, quiet=running.quiet)
+        if source is not None or cells is not None or chosen or running != allowed:
+            raise InputError(
+                "--resume goes on with the plan in its folder; give nothing beside it but --quiet: no source, cell, "
+                "setting, seed or --out."
+            )
     elif source is None:
         raise InputError(
             "no source was named: give a file (a table, text or .npz) or one of digits, adding, copy, order, jane; "
@@ -104,12 +108,12 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
         screen = screens.Live(errors, origin.data) if errors.is_terminal else screens.Plain(errors, origin.data)
         for note in origin.data.notes:
             errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    failures: list[str] = []
+    failures: dict[str, str] = {}  # cell -> why it could not go on
     with _interruptible(errors) as asked, screen:
         for event in run(origin, dataset, place, stop=asked):
             screen.show(event)
             if isinstance(event, Failed):
-                failures.append(f"{event.choice.label}: {event.why}")
+                failures[event.choice.label] = event.why
             if isinstance(event, Interrupted):
                 screen.__exit__(None, None, None)
                 errors.print(
@@ -126,7 +130,10 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
     if not running.dry_run:
         typer.echo(f"report: {place.report}")
     if failures:
-        raise TrainingError(" ".join(failures))
+        why: dict[str, list[str]] = {failure: [] for failure in failures.values()}
+        for label, failure in failures.items():
+            why[failure].append(label)
+        raise TrainingError(" ".join(f"{', '.join(labels)}: {failure}" for failure, labels in why.items()))
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def values(
     if standardise:
         y = (y - mean) / spread
         told = [
-            f"{each} − {number(m)}, divided by {number(s)}"
+            f"{each} {'+' if m < 0 else '−'} {number(abs(m))}, divided by {number(s)}"
             for each, m, s in zip(names, mean.tolist(), spread.tolist(), strict=True)
         ]
         notes = (f"answers standardised by the training rows: {'; '.join(told[:8])}{' ...' if len(told) > 8 else ''}",)

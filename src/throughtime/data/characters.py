@@ -38,8 +38,8 @@ def load(file: File, options: Options) -> Dataset:
     train = len(text) - valid - test
     if train < _LEAST:
         raise InputError(
-            f"{file.name}: {len(text)} character{'s' if len(text) != 1 else ''} are too short to predict; give a "
-            "longer text."
+            f"{file.name}: {'1 character is' if len(text) == 1 else f'{len(text)} characters are'} too short to "
+            "predict; give a longer text."
         )
     pieces = text[:train], text[train : train + valid], text[train + valid :]
     vocabulary = words.vocabulary(pieces[:1], most, least_often)

@@ -259,7 +259,7 @@ def _cut(run: tuple[str, int, int], shares: Shares, name: str) -> list[tuple[int
     rows = stop - start
     valid, test = (max(_LEAST, round(share * rows)) for share in shares[1:])
     if rows - valid - test < _LEAST:
-        which = f'series "{series}" has' if series else "there are"
+        which = f'series "{series}" has' if series else "there is" if rows == 1 else "there are"
         raise InputError(
             f"{name}: {which} {rows} row{'s' if rows != 1 else ''}, too short to predict: train, valid and test need "
             f"at least {_LEAST} rows each."

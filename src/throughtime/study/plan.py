@@ -10,6 +10,7 @@ from throughtime.errors import InputError
 from throughtime.records import Settings
 
 SPOKEN = {"rnn": "elman"}  # how people call a cell on the command line -> its known name
+NO_DATA = ("feedforward",)  # cells whose input is not data
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,13 @@ def _parse_cell(text: str) -> Choice:
         if not equals or not key or not value:
             raise InputError(f'cell "{text}": option "{option}" is not KEY=VALUE, as in gru:reset=before.')
         pairs[key] = _value(value)
-    return Choice(text, SPOKEN.get(spoken, spoken), pairs)
+    name = SPOKEN.get(spoken, spoken)
+    if name in NO_DATA:
+        raise InputError(
+            f'cell "{name}" cannot be trained on data: its input picks the next layer of a deep net, so that the '
+            "measures of tt.flow can be taken on one; name another cell (see `throughtime cells`)."
+        )
+    return Choice(text, name, pairs)
 
 
 def _value(text: str) -> bool | int | str:

@@ -37,7 +37,7 @@ class Epochs:
             self.split = stream.lanes(size)
         elif size > len(data.train):
             raise TrainingError(
-                f"batch_size={size} is larger than the data: {name} has {len(data.train)} samples to learn from; "
+                f"batch_size={size} is larger than the data: {name} has {_samples(len(data.train))} to learn from; "
                 f"use a batch_size of at most {len(data.train)}."
             )
         self._lengths = self.split.lengths()
@@ -71,6 +71,10 @@ class Epochs:
 
     def _count(self, batch: Indices) -> int:
         return len(self._truncation.windows(self.steps(batch)))
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count} samples"
 
 
 def _longer(batch: Batch, steps: int) -> Batch:

@@ -250,7 +250,7 @@ class Training(Iterator[Update]):
         every = self.settings.checkpoint_every
         saves = due if every is None else update is not None and update.update % every == 0
         if finished and not self._at.stopped:
-            self._at = replace(self._at, stopped=f"all {self.settings.epochs} epochs are done.")
+            self._at = replace(self._at, stopped=_done(self.settings.epochs))
         if self._at.stopped:
             self._keep_last()
         if self._place is not None and (saves or self._at.stopped):
@@ -363,6 +363,10 @@ class Training(Iterator[Update]):
         if self._place is not None:
             self._place.release()
         self._machine.stop_trackers()
+
+
+def _done(epochs: int) -> str:
+    return "its one epoch is done." if epochs == 1 else f"all {epochs} epochs are done."
 
 
 def _finite(weights: Mapping[str, Tensor]) -> bool:

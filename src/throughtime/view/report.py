@@ -29,7 +29,9 @@ def report(records: Records | Iterable[Records], path: str | os.PathLike[str], *
     if place.is_dir():
         raise InputError(f"{place}: is a folder; name the file to write, for example {place / 'report.html'}.")
     if place.exists() and not overwrite:
-        raise InputError(f"{place}: exists already; name another file or ask to overwrite it (overwrite=True).")
+        raise InputError(
+            f"{place}: exists already; name another file or ask to overwrite it (overwrite=True, --overwrite)."
+        )
     if not place.parent.is_dir():
         raise InputError(f"{place}: its folder does not exist; make {place.parent} first.")
     written = page(subject(records))

@@ -35,10 +35,12 @@ def _headline(ordered: Sequence[Finding]) -> Node:
 def _finding(finding: Finding, colours: dict[str, str]) -> Html:
     name = cell(finding.cell, colours[finding.cell]) if finding.cell in colours else finding.cell
     title = finding.title.removeprefix(f"{finding.cell}: ")  # the cell's name stands above it
+    if title != finding.title:
+        title = title[:1].upper() + title[1:]
     return tag(
         "article",
         tag("div", tag("span", NAMES[finding.severity], class_="kind"), " ", name),
-        tag("h3", title[:1].upper() + title[1:]),
+        tag("h3", title),
         tag("ul", (tag("li", line) for line in finding.evidence)) if finding.evidence else None,
         tag("p", tag("b", "Do: "), finding.advice) if finding.advice else None,
         tag("pre", tag("code", finding.command), class_="command", tabindex=0) if finding.command else None,

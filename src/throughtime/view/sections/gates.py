@@ -14,7 +14,7 @@ from throughtime.view import words
 from throughtime.view.figures import DASHES, Axis, Bar, Bars, Lines, Series, Strip, StripRow
 from throughtime.view.markup import Html, Node, joined, tag, text
 from throughtime.view.page import Section, cell, figure, figures
-from throughtime.view.sections.notes import note, shared
+from throughtime.view.sections.notes import DERIVATIVE, shared
 from throughtime.view.subject import Strand, Subject
 from throughtime.view.tables import table
 

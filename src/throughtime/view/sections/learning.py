@@ -9,7 +9,7 @@ import numpy as np
 from throughtime.records import DataCard, Evaluation, RunRecord
 from throughtime.view import words
 from throughtime.view.figures import Axis, Kind, Lines, Numbers, Rule, Series
-from throughtime.view.markup import Node, joined, text
+from throughtime.view.markup import Node, escape, joined, text
 from throughtime.view.page import Section, cell, figure, figures
 from throughtime.view.subject import Subject, Trained
 from throughtime.view.tables import table
@@ -83,10 +83,15 @@ def _headline(trained: list[Trained], data: DataCard | None) -> Node:
 
 
 def _cut_short(unscored: list[Trained]) -> Node:
-    """That runs ended before they had a score; why stands under "What was trained"."""
-    if not unscored:
-        return ""
-    return text(" {} ended before a score was taken.", joined(cell(one.label, one.colour) for one in unscored))
+    """How the runs without a score ended; said once where several ended alike."""
+    alike: dict[str, list[Trained]] = {}
+    for one in unscored:
+        alike.setdefault(one.run.stopped.rstrip("."), []).append(one)
+    return escape(
+        text(" No score in {}: {}.", joined(cell(one.label, one.colour) for one in each), why)
+        for why, each in alike.items()
+        if why
+    )
 
 
 def beats(score: float, data: DataCard) -> bool:
