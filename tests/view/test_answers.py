@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.view import studies
-from throughtime.records import LagProfile, Study
+from throughtime.records import Finding, LagProfile, Study
 from throughtime.view import words
 from throughtime.view.sections import advice, blame, clipping, gaps, gates, lags, learning, repeat, verdict
 from throughtime.view.subject import Subject, subject
@@ -186,3 +186,16 @@ def test_a_run_without_a_score_says_why():
         "No score in rnn: update 11: the loss is inf."
     )
     assert "No score in rnn: update 11" in plain(learning.section(about(studies.study(broken))).headline)
+
+
+@pytest.mark.parametrize(
+    ("severities", "said"),
+    [
+        (("note", "good"), "Nothing asks for action; worth knowing: a note."),
+        (("good", "serious"), "First, a serious (1 of 2 findings asks for action)."),
+        (("good", "good"), "Nothing needs doing: all 2 findings are good."),
+    ],
+)
+def test_what_to_do_first_is_said_only_where_something_is_to_be_done(severities, said):
+    found = [Finding("rule", s, "lstm", f"a {s}.", (), "", "", "") for s in severities]
+    assert plain(advice.section(about(), found).headline) == said

@@ -28,8 +28,10 @@ def _headline(ordered: Sequence[Finding]) -> Node:
     if first.severity == "good":
         return text("Nothing needs doing: all {} findings are good.", len(ordered)) if len(ordered) > 1 else first.title
     asking = sum(finding.severity in ("serious", "warning") for finding in ordered)
-    count = f" ({asking} of {len(ordered)} findings {'asks' if asking == 1 else 'ask'} for action)" if asking else ""
-    return text("First, {}{}.", first.title.rstrip("."), count)
+    if not asking:
+        return text("Nothing asks for action; worth knowing: {}.", first.title.rstrip("."))
+    count = f"{asking} of {len(ordered)} findings {'asks' if asking == 1 else 'ask'} for action"
+    return text("First, {} ({}).", first.title.rstrip("."), count)
 
 
 def _finding(finding: Finding, colours: dict[str, str]) -> Html:
