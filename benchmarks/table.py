@@ -29,7 +29,7 @@ class Paired:
 
     ours: float  # seconds, median
     peer: float  # seconds, median
-    ratio: float  # median of the ratios of neighbours
+    ratio: float  # median of the rounds' ratios
     low: float  # first quartile of those ratios
     high: float  # third quartile
 
@@ -41,9 +41,10 @@ class Paired:
 
 
 def paired(ours: Callable[[], object], peer: Callable[[], object], *, repeats: int = 15, warmup: int = 3) -> Paired:
-    """Time both in turns, ours, peer, peer, ours, …, so that a machine that slows down slows both.
+    """Time both in rounds of ours, peer, peer, ours, so that a machine that slows down slows both.
 
-    Each pair gives a ratio; the median of them is what is reported. Who comes first alternates.
+    Each round gives one ratio, of its two times each: who comes second finds warm what the first left behind, and in
+    a round each is second once. The median of the rounds' ratios is what is reported.
     """
     for _ in range(warmup):
         ours()
@@ -52,13 +53,11 @@ def paired(ours: Callable[[], object], peer: Callable[[], object], *, repeats: i
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for turn in range(repeats):
+        for _ in range(repeats):
             gc.collect()
-            if turn % 2:
-                second, first = _seconds(peer), _seconds(ours)
-            else:
-                first, second = _seconds(ours), _seconds(peer)
-            times.append((first, second))
+            first, second = _seconds(ours), _seconds(peer)
+            third, fourth = _seconds(peer), _seconds(ours)
+            times.append(((first + fourth) / 2, (second + third) / 2))
     finally:
         if collecting:
             gc.enable()

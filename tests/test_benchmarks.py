@@ -30,16 +30,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_both_are_timed_in_turns_and_who_comes_first_alternates(clock: Clock) -> None:
-    paired(lambda: clock.work("a", 1), lambda: clock.work("b", 1), repeats=4, warmup=1)
+def test_both_are_timed_in_rounds_in_which_each_comes_second_once(clock: Clock) -> None:
+    paired(lambda: clock.work("a", 1), lambda: clock.work("b", 1), repeats=2, warmup=1)
     assert clock.order == "ab" + "abba" * 2
 
 
-def test_the_ratio_is_the_median_of_neighbours_ratios(clock: Clock) -> None:
+def test_the_ratio_is_the_median_of_the_rounds_ratios(clock: Clock) -> None:
     """A machine that gets ten times slower half-way changes the times, not the ratio."""
     slower = iter([1.0] * 10 + [10.0] * 10)
     result = paired(
-        lambda: clock.work("a", 2 * next(slower)), lambda: clock.work("b", 4 * next(slower)), repeats=10, warmup=0
+        lambda: clock.work("a", 2 * next(slower)), lambda: clock.work("b", 4 * next(slower)), repeats=5, warmup=0
     )
     assert (result.ratio, result.low, result.high) == (0.5, 0.5, 0.5)
     assert 2 <= result.ours <= 20

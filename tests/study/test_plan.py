@@ -41,6 +41,14 @@ def test_what_was_asked_for_wins_over_the_recipe():
     assert (trial.settings.rate, trial.settings.clip) == (0.5, None)
 
 
+def test_little_data_gets_smaller_batches_and_a_percentile_its_own_threshold():
+    assert settle(Choice("lstm", "lstm"), CARD, {}, {}).settings.batch_size == 10
+    assert settle(Choice("lstm", "lstm"), CARD, {}, {"batch_size": 99}).settings.batch_size == 99
+    assert settle(Choice("lstm", "lstm"), CARD, {}, {"clip_by": "percentile"}).settings.clip == 10
+    asked = {"clip_by": "percentile", "clip": 50.0}
+    assert settle(Choice("lstm", "lstm"), CARD, {}, asked).settings.clip == 50
+
+
 def test_settings_of_a_gate_pass_by_a_cell_without_one():
     assert settle(Choice("rnn", "elman"), CARD, {"forget_bias": 3.0}, {}).shape.forget_bias is None
     assert settle(Choice("x", "lstm", {"forget_gate": False}), CARD, {}, {}).shape.forget_bias is None

@@ -133,7 +133,7 @@ class SettingsOptions:
                                             min=0.0, max=1.0)] = None  # fmt: skip
     schedule: Annotated[Schedule | None, _option(_TRAINING, "The rate's course after warm-up.")] = None
     weight_decay: Annotated[float | None, _option(_TRAINING, "Decoupled weight decay.", min=0.0)] = None
-    clip: Annotated[float | None, _option(_TRAINING, "Clipping threshold; a percentile with --clip-by percentile; "
+    clip: Annotated[float | None, _option(_TRAINING, "Clipping threshold; a percentile with --clip-by percentile (10); "
                                                      "0: no clipping.", min=0.0)] = None  # fmt: skip
     clip_by: Annotated[ClipBy | None, _option(_TRAINING, "What is clipped.")] = None
     window: Annotated[int | None, _option(_TRAINING, "Truncate backpropagation: back over so many steps (k2).",

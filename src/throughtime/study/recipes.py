@@ -11,6 +11,7 @@ from throughtime.records import DataCard, Settings
 from throughtime.study.plan import Choice, Shape, Trial
 
 CLOCKS = ("forget_bias", "chrono")  # settings of the gate that keeps memory; they pass by a cell that has none
+PERCENTILE = 10.0  # of the norms seen: AutoClip's own (Seetharaman et al. 2020)
 
 
 def settle(choice: Choice, card: DataCard, shape: Mapping[str, Any], settings: Mapping[str, Any]) -> Trial:
@@ -20,6 +21,10 @@ def settle(choice: Choice, card: DataCard, shape: Mapping[str, Any], settings: M
     """
     gated = bool(make(choice.name, 1, 1, device="meta", **choice.options).clock)
     usual_shape, usual_settings = _usual(card, gated=gated)
+    fewest = min(usual_settings.batch_size, max(1, card.sizes["train"]))
+    usual_settings = replace(usual_settings, batch_size=fewest)
+    if settings.get("clip_by") == "percentile":
+        usual_settings = replace(usual_settings, clip=PERCENTILE)
     if "chrono" in shape:
         usual_shape = replace(usual_shape, forget_bias=None)  # chrono sets that bias itself
     fitting = {name: value for name, value in shape.items() if gated or name not in CLOCKS}
