@@ -32,7 +32,7 @@ def rows() -> list[Row]:
         for steps, batch, inputs, units, calls in SIZES:
             theirs, x = kind(inputs, units), torch.randn(steps, batch, inputs)
             large = steps * batch * units > 1_000_000
-            found.append(_row(theirs, x, f"T={steps} B={batch} I={inputs} H={units}", calls, 5 if large else 15))
+            found.append(_row(theirs, x, f"T={steps} B={batch} I={inputs} H={units}", calls, 3 if large else 10))
         x, lengths = torch.randn(100, 16, 32), torch.randint(1, 101, (16,))
         packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
         found.append(_row(kind(32, 64), packed, "packed, T<=100 B=16 I=32 H=64", 2))
@@ -41,7 +41,7 @@ def rows() -> list[Row]:
     return found
 
 
-def _row(theirs: Any, x: Tensor | PackedSequence, size: str, calls: int, repeats: int = 15) -> Row:
+def _row(theirs: Any, x: Tensor | PackedSequence, size: str, calls: int, repeats: int = 10) -> Row:
     ours = tt.from_torch(theirs)
     result = paired(_learning(ours, x, calls), _learning(theirs, x, calls), repeats=repeats)
     return result.row(f"{type(theirs).__name__}, forward and backward", size, "torch.nn", limit=LIMIT)

@@ -40,30 +40,37 @@ class Paired:
         return Row(comparison, size, self.ours * 1e3, self.peer * 1e3, peer_name, "ms", self.ratio, note)
 
 
-def paired(ours: Callable[[], object], peer: Callable[[], object], *, repeats: int = 15, warmup: int = 3) -> Paired:
-    """Time both in rounds of ours, peer, peer, ours, so that a machine that slows down slows both.
+ROUND = "abbabaab"  # a: ours, b: the peer; in it, and after a b, each follows itself once and the other three times
 
-    Each round gives one ratio, of its two times each: who comes second finds warm what the first left behind, and in
-    a round each is second once. The median of the rounds' ratios is what is reported.
+
+def paired(ours: Callable[[], object], peer: Callable[[], object], *, repeats: int = 8, warmup: int = 3) -> Paired:
+    """Time both in turns, in rounds of four times each, so that a machine that slows down slows both.
+
+    What runs finds warm or cold what the one before it left behind; a round's order gives both the same neighbours.
+    Each round gives one ratio, of the sums of its times; the median of the rounds' ratios is what is reported.
     """
     for _ in range(warmup):
         ours()
         peer()
-    times: list[tuple[float, float]] = []
+    rounds: list[dict[str, float]] = []
     collecting = gc.isenabled()
     gc.disable()
     try:
         for _ in range(repeats):
             gc.collect()
-            first, second = _seconds(ours), _seconds(peer)
-            third, fourth = _seconds(peer), _seconds(ours)
-            times.append(((first + fourth) / 2, (second + third) / 2))
+            peer()
+            spent = {"a": 0.0, "b": 0.0}
+            for who in ROUND:
+                spent[who] += _seconds(ours if who == "a" else peer)
+            rounds.append(spent)
     finally:
         if collecting:
             gc.enable()
-    ratios = [a / b for a, b in times]
+    ratios = [spent["a"] / spent["b"] for spent in rounds]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if repeats > 1 else ratios * 3
-    return Paired(statistics.median(a for a, _ in times), statistics.median(b for _, b in times), middle, low, high)
+    each = ROUND.count("a")
+    mine, theirs = (statistics.median(spent[who] / each for spent in rounds) for who in "ab")
+    return Paired(mine, theirs, middle, low, high)
 
 
 def _seconds(work: Callable[[], object]) -> float:
