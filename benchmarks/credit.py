@@ -43,7 +43,7 @@ def _bare(cell: Cell, T: int, B: int) -> Row:
             torch.mm(gates[: count * B], weights, out=out[: count * B])
 
     size = f"{cell.name}, T={T} B={B} H={cell.hidden_size}, {str(weights.dtype).removeprefix('torch.')}"
-    pair = paired(lambda: tt.flow.credit(cell, x, delta), products, repeats=1, warmup=0)
+    pair = paired(lambda: tt.flow.credit(cell, x, delta), products, repeats=1, warmup=1)
     return pair.row("credit of all pairs", size, "bare matrix products")
 
 
