@@ -174,6 +174,10 @@ BAD = {
     "a stride without a window": (["train", "signs.npz", "--stride", "2"], "stride"),
     "a net beyond all memory": (["train", "signs.npz", "--hidden", "99999999999"], "take fewer"),
     "a task beyond all memory": (["train", "adding", "--lag", "1000000000000"], "fewer"),
+    "no gate to bias": (
+        ["train", "signs.npz", "--cell", "rnn", "--forget-bias", "5"],
+        "--forget-bias",
+    ),
     "no such verb": (["predict"], "predict"),
     "an unwritable place": (["train", "signs.npz", "--out", "signs.npz/runs"], "signs.npz/runs"),
     "a tracker that is not": (["train", "signs.npz", "--tracker", "abacus"], "abacus"),

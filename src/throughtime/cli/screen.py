@@ -20,14 +20,18 @@ def score_text(value: float, metric: str) -> str:
     return f"{value:.1%}" if metric == "accuracy" else f"{value:.3g}"
 
 
-def reach_text(flow: FlowRecord | None, steps: int | None) -> str:
-    """A horizon or half-life; "at least" when the measure ended there."""
-    if flow is None:
+def horizon_text(flow: FlowRecord | None) -> str:
+    """A horizon; "at least" when the measure ended there."""
+    if flow is None or flow.horizon is None:
         return "–"
-    longest = flow.lags.longest()
-    if steps is None:
-        return f"> {longest}" if flow.horizon is not None else "–"
-    return f"≥ {steps}" if steps == longest else str(steps)
+    return f"≥ {flow.horizon}" if flow.horizon == flow.lags.longest() else str(flow.horizon)
+
+
+def half_life_text(flow: FlowRecord | None) -> str:
+    """A half-life; "more than" the longest lag if half of the gradient was still there."""
+    if flow is None or flow.horizon is None:
+        return "–"
+    return f"> {flow.lags.longest()}" if flow.half_life is None else str(flow.half_life)
 
 
 class Screen(Protocol):
@@ -75,7 +79,7 @@ class _Line:
             case Evaluation():
                 self.score = score_text(event.score, self.metric)
             case FlowRecord():
-                self.horizon = reach_text(event, event.horizon)
+                self.horizon = horizon_text(event)
             case _:
                 pass
 
@@ -188,8 +192,8 @@ def _row(run: RunRecord, metric: str) -> tuple[str, ...]:
     return (
         run.label,
         score_text(run.test.score, metric) if run.test else "–",
-        reach_text(after, after.horizon if after else None),
-        reach_text(after, after.half_life if after else None),
+        horizon_text(after),
+        half_life_text(after),
         f"{run.clipped_share:.0%}" if seen else "–",
         str(len(run.updates)),
         f"{run.seconds:.1f}",

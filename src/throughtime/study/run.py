@@ -21,13 +21,14 @@ from throughtime import training as learning
 from throughtime.cells import find
 from throughtime.data import load
 from throughtime.data.dataset import Batch, Dataset, Split, Stream
+from throughtime.data.options import flag
 from throughtime.errors import FlowError, InputError, TrainingError
 from throughtime.models import Net
 from throughtime.records import Evaluation, FlowRecord, RunRecord, Update
 from throughtime.study.eyes import Eyes
 from throughtime.study.folder import Folder, Origin, Outcome
 from throughtime.study.plan import Choice, Plan, Trial
-from throughtime.study.recipes import settle
+from throughtime.study.recipes import CLOCKS, settle
 from throughtime.training.machine import check_trackers
 
 SMALL = 1 << 20  # multiplications; on two cores a GRU of 64 units and 16 sequences runs three times faster on one
@@ -91,6 +92,12 @@ def prepare(
         find(choice.name)
     dataset = load(source, seed=seed, **reading)
     trials = tuple(settle(choice, dataset.card, shape, settings) for choice in cells)
+    unheard = [name for name in CLOCKS if name in shape and all(getattr(t.shape, name) is None for t in trials)]
+    if unheard:
+        raise InputError(
+            f"{' and '.join(map(flag, unheard))}: none of these cells has a gate that keeps memory; leave it out, or "
+            "choose lstm or gru."
+        )
     packages = ("throughtime", "torch", "numpy", "accelerate", "safetensors", "polars")
     origin = Origin(
         title=dataset.card.name,
@@ -257,6 +264,7 @@ def _run_one(
             training.save()
             training.close()
             yield Interrupted(choice, update.update)
+            return
     training.restore_best()
     test = training.evaluate("test")
     if leads():
