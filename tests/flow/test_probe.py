@@ -170,7 +170,7 @@ def test_it_says_the_same_twice_and_without_dropout() -> None:
 def test_what_is_limited_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     net, batch = made("lstm", "every")
     assert not any("steps back" in said or "Credit" in said for said in probe(net, batch).left_out)
-    limits = import_module("throughtime.flow.probe")
+    limits = import_module("throughtime.flow.survey")
     monkeypatch.setattr(limits, "_WORK", 4000.0)
     monkeypatch.setattr(limits, "_MAP", 5)
     record = probe(net, batch)

@@ -43,8 +43,10 @@ def adjoint(
 ) -> Tensor:
     """a_k = dL/dz_k = Σ_{t≥k} δ_t P(t, k), the gradient through time, parts held apart at the boundary of step k.
 
-    `delta` (T, B, H) is δ_t (see `direct`). Returns (T, B, S); 0 past a sequence's length, and where the number is
-    under the dtype's range (`credit` keeps its logarithm). Costs one product of B rows with the weights a step.
+    `delta` is δ_t (see `direct`): (T, B, H) for the output alone, or (T, B, S) for the whole state, whose parts a loss
+    can ask for directly too (the cell state that a decoder starts from). Returns (T, B, S); 0 past a sequence's length,
+    and where the number is under the dtype's range (`credit` keeps its logarithm). Costs one product of B rows with
+    the weights a step.
     Raises FlowError if shapes do not fit, and as `tt.flow.jacobians` does.
     """
     along = follow(cell, x, state, lengths=lengths, parameters=parameters)
@@ -61,32 +63,37 @@ class Adjoint:
 
 
 def checked(along: Trajectory, delta: Tensor) -> Tensor:
-    """δ, if it fits the trajectory; else FlowError."""
-    expected = (along.T, along.B, along.cell.hidden_size)
-    if tuple(delta.shape) != expected:
-        raise FlowError(f"delta must be dL/dy at every output, {expected}, got {tuple(delta.shape)}.")
+    """δ by part of the state, (P, T, B, H), if it fits the trajectory; else FlowError."""
+    T, B, H, S = along.T, along.B, along.cell.hidden_size, along.cell.state_size
+    if tuple(delta.shape) not in ((T, B, H), (T, B, S)):
+        whole = "" if S == H else f" or at the whole state, {(T, B, S)}"
+        raise FlowError(f"delta must be dL/dy at every output, {(T, B, H)},{whole} got {tuple(delta.shape)}.")
     if not bool(torch.isfinite(delta).all()):
         raise FlowError("delta is not finite: the loss or its gradient is NaN or infinite; look at the loss first.")
     if bool(delta[~along.running()].any()):
         raise FlowError("delta is not zero past the end of a sequence, where there is no output; check the lengths.")
-    return delta.detach().to(along.x.dtype)
+    delta = delta.detach().to(along.x.dtype)
+    given = delta.view(T, B, -1, H).movedim(-2, 0)
+    by_part = delta.new_zeros(S // H, T, B, H)
+    by_part[-len(given) :] = given  # the output is the last part
+    return by_part
 
 
 def gather(tangent: Tangent, delta: Tensor) -> Adjoint:
-    """All a_k in one reverse sweep of one row for each sequence."""
-    T, B, H = delta.shape
-    rows = delta.new_zeros(tangent.P, T, B, H)
+    """All a_k in one reverse sweep of one row for each sequence; δ (P, T, B, H) is `checked`."""
+    T, B = delta.shape[1:3]
+    rows = torch.zeros_like(delta)
     exponents = torch.zeros(T, B, dtype=torch.float64, device=delta.device)
-    fresh = delta.any(-1).any(-1).tolist()
+    fresh = delta.any(-1).any(-1).any(0).tolist()
     row, power = rows[:, T - 1 :].clone(), exponents[0].clone()
     with torch.no_grad():
         for k in reversed(range(T)):
             if k + 1 < T:
                 row = tangent.pull(row, k + 1)
             if fresh[k] and bool(power.any()):
-                row, power = _add(row, power, delta[k])
+                row, power = _add(row, power, delta[:, k])
             elif fresh[k]:
-                row[-1, 0] += delta[k]
+                row[:, 0] += delta[:, k]
             largest = row.abs().amax((0, 1, -1))
             if bool(((largest != 0) & ((largest < 1 / window(row.dtype)) | (largest > window(row.dtype)))).any()):
                 row, moved = split(row, (0, 1, -1))
@@ -98,12 +105,12 @@ def gather(tangent: Tangent, delta: Tensor) -> Adjoint:
 def _add(row: Tensor, power: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Row · 2**power + δ with a power of two that suits the larger of them; zeros have none."""
     old, moved = split(row, (0, 1, -1))
-    new, powers = split(delta, (-1,))
+    new, powers = split(delta, (0, -1))
     power = torch.where(old.any(-1).any(1).any(0), power + moved, -torch.inf)
-    powers = torch.where(new.any(-1), powers, -torch.inf)
+    powers = torch.where(new.any(-1).any(0), powers, -torch.inf)
     top = torch.maximum(power, powers)
     total = shift(old, _steps(power - top))
-    total[-1, 0] += shift(new, _steps(powers - top))
+    total[:, 0] += shift(new, _steps(powers - top))
     return total, torch.where(torch.isfinite(top), top, 0.0)
 
 

@@ -41,10 +41,10 @@ def credit(
 ) -> CreditRecord:
     """C(t, k) = ‖δ_tᵀ P(t, k)‖₂: how much of what step t put out reaches the state at k, for all pairs t ≥ k.
 
-    `x` (T, B, I); `delta` (T, B, H) is δ_t = dL/dy_t, the direct gradient. With derivative="boundary" the parts of
-    z_k are coordinates, each held while another is moved; with "node" a part takes along what step k itself made
-    from it (for an LSTM: h_k made from s_k), as autograd does on a kept tensor. `sources` (steps t, ascending) and
-    `most_lag` (steps) limit what is measured; past a sequence's `lengths` nothing is.
+    `x` (T, B, I); `delta` is δ_t, the direct gradient: (T, B, H) at the output, or (T, B, S) at the whole state. With
+    derivative="boundary" the parts of z_k are coordinates, each held while another is moved; with "node" a part takes
+    along what step k itself made from it (for an LSTM: h_k made from s_k), as autograd does on a kept tensor. `sources`
+    (steps t, ascending) and `most_lag` (steps) limit what is measured; past a sequence's `lengths` nothing is.
 
     Returns logarithms that neither under- nor overflow; −inf is a true zero, NaN "not measured".
     Costs one product of (T − k)·B rows with the weights at each step k (sources without any gradient cost nothing),
@@ -136,8 +136,11 @@ def _sources(sources: Sequence[int], T: int) -> Tensor:
 
 
 def _rows(tangent: Tangent, delta: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Starts (R, B) and seeds (P, R, B, H): for each sequence the steps with a direct gradient, the last ones last."""
-    there = delta.any(-1) & wanted
+    """From δ (P, T, B, H): starts (R, B) and seeds (P, R, B, H).
+
+    For each sequence the steps with a direct gradient, the last ones last.
+    """
+    there = delta.any(-1).any(0) & wanted
     counts = there.sum(0)
     R = int(counts.max())
     t, b = there.nonzero(as_tuple=True)
@@ -145,7 +148,7 @@ def _rows(tangent: Tangent, delta: Tensor, wanted: Tensor) -> tuple[Tensor, Tens
     starts = torch.full((R, tangent.along.B), NEVER, device=delta.device)
     starts[place, b] = t
     seeds = delta.new_zeros(tangent.P, R, tangent.along.B, tangent.H)
-    seeds[-1, place, b] = delta[t, b]
+    seeds[:, place, b] = delta[:, t, b]
     return starts, seeds
 
 
@@ -159,8 +162,8 @@ def _empty(steps: Tensor, running: Tensor, most_lag: int | None) -> Tensor:
 
 def _direct(delta: Tensor) -> Tensor:
     """log10 ‖δ_t‖, (T, B), also where squares leave the range of the dtype."""
-    scaled, exponents = split(delta, (-1,))
-    return log10(torch.linalg.vector_norm(scaled, dim=-1), exponents)
+    scaled, exponents = split(delta, (0, -1))
+    return log10(torch.linalg.vector_norm(scaled, dim=(0, -1)), exponents)
 
 
 def _norms(tangent: Tangent, carried: Carried, derivative: Derivative) -> Tensor:

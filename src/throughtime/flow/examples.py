@@ -40,9 +40,10 @@ def example(net: Net, batch: Batch, words: Sequence[str], *, labels: Sequence[st
 
 def example_of(copy: Net, batch: Batch, words: Sequence[str], labels: Sequence[str], layer: int) -> Example:
     """The same with a `twin` of the net at hand."""
-    seen = look(copy, batch.window(0, len(words)), layer)
+    looked = look(copy, batch.window(0, len(words)), layer)
+    seen = looked.seen
     along, tangent = seen.along, seen.tangent
-    truth, answer = _answers(copy, seen, labels)
+    truth, answer = _answers(copy, looked, labels)
     return Example(
         steps=tuple(words),
         truth=truth,

@@ -1,4 +1,4 @@
-"""One recurrent layer inside a net, with the gradient that arrives at its output.
+"""One recurrent layer inside a net of this package, with the gradient that arrives at its output.
 
 Dimensions: T steps, B sequences, E encoded values a step, H units, D directions.
 """
@@ -7,40 +7,26 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from throughtime.data.dataset import Batch
 from throughtime.errors import FlowError
-from throughtime.flow.adjoint import Adjoint, checked, gather
-from throughtime.flow.linearise import linearise
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import Trajectory, follow
+from throughtime.flow.adjoint import checked
+from throughtime.flow.sighting import Sighting
+from throughtime.flow.trajectory import follow
 from throughtime.models import Net
 from throughtime.unrolling import unroll
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's forward direction on one batch."""
+    """A layer's forward direction on one batch, and what the net made of it."""
 
     batch: Batch
-    along: Trajectory
-    delta: Tensor  # (T, B, H) the direct gradient at the layer's output: through everything above it
-    loss: float
+    seen: Sighting
     prediction: Tensor
-
-    @cached_property
-    def tangent(self) -> Tangent:
-        """The linearised steps."""
-        return linearise(self.along)
-
-    @cached_property
-    def adjoint(self) -> Adjoint:
-        """The gradient through time."""
-        return gather(self.tangent, self.delta)
 
 
 def twin(net: Net) -> Net:
@@ -76,7 +62,13 @@ def look(double: Net, batch: Batch, layer: int) -> Layer:
         prediction = double.decode(ahead, batch.lengths)
         loss = double.loss(prediction, batch)
         (delta,) = torch.autograd.grad(loss, leaf, allow_unused=True, materialize_grads=True)
-    return Layer(batch, along, checked(along, delta), float(loss.detach()), prediction.detach())
+    notes: list[str] = []
+    if recurrent.bidirectional:
+        notes.append("Only the forward direction was measured; the gradient of the backward direction was not.")
+    if recurrent.num_layers > 1:
+        notes.append(f"Of {recurrent.num_layers} recurrent layers, layer {layer} (counted from 0) was measured.")
+    seen = Sighting(f"recurrent.{layer}", along, checked(along, delta), float(loss.detach()), tuple(notes))
+    return Layer(batch, seen, prediction.detach())
 
 
 def _run(net: Net, layer: int, x: Tensor, lengths: Tensor) -> Tensor:

@@ -1,0 +1,39 @@
+"""One direction of one recurrent layer as it ran on one batch, with the gradient that reached it from outside.
+
+Whoever knows how a model is built makes one of these; every measure starts from it.
+
+Dimensions: T steps, B sequences, H units, P parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from throughtime.flow.adjoint import Adjoint, gather
+from throughtime.flow.linearise import linearise
+from throughtime.flow.tangent import Tangent
+from throughtime.flow.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A trajectory and δ; steps count in the order in which this direction reads."""
+
+    name: str  # as its model names it
+    along: Trajectory
+    delta: Tensor  # (P, T, B, H), `checked`: what reaches each part of each state, but through the step after it
+    loss: float  # NaN: not known
+    notes: tuple[str, ...] = ()  # what of the layer is not in here, and why; sentences
+
+    @cached_property
+    def tangent(self) -> Tangent:
+        """The linearised steps."""
+        return linearise(self.along)
+
+    @cached_property
+    def adjoint(self) -> Adjoint:
+        """The gradient through time."""
+        return gather(self.tangent, self.delta)

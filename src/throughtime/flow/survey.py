@@ -1,0 +1,183 @@
+"""Every measure of one sighting, gathered into one record.
+
+Dimensions: T steps, B sequences, H units, S the whole state.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from throughtime.flow.bounds import bounds_along, spread_lags
+from throughtime.flow.credit import Derivative, credit_along
+from throughtime.flow.gates import gates_along, saturation_along
+from throughtime.flow.lags import lag_profile, medians
+from throughtime.flow.linearise import linearise
+from throughtime.flow.sighting import Sighting
+from throughtime.flow.spectral import step_gains
+from throughtime.flow.sweep import log10
+from throughtime.flow.tangent import Tangent
+from throughtime.flow.trajectory import follow
+from throughtime.records import BoundRecord, CreditRecord, Example, Floats, FlowRecord
+
+_WORK = 4e9  # multiplications for the credit, and as many for the bounds: about a second together on two cores
+_MAP = 1024  # steps up to which the map of all pairs is kept
+_STRETCHED = 4  # sequences whose singular values are taken, at most
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """What is taken of a sighting, so that it stays short."""
+
+    sources: tuple[int, ...] | None  # steps t whose credit is taken; None: all
+    lags: tuple[int, ...]  # of the bounds
+    sequences: int  # of the bounds
+    stretched: int  # of the step gains
+
+
+def survey(
+    seen: Sighting,
+    *,
+    moment: Literal["before", "during", "after"],
+    update: int,
+    derivative: Derivative = "boundary",
+    examples: tuple[Example, ...] = (),
+) -> FlowRecord:
+    """How the gradient travelled back through one layer.
+
+    Medians over sequences are of those that still run at a step; of δ and the map of all pairs, of those that have a
+    direct gradient at t (−inf where none has). What was limited to stay quick is said in `left_out`.
+    """
+    began = time.perf_counter()
+    limits = _limits(seen)
+    along, tangent, through_time = seen.along, seen.tangent, seen.adjoint
+    credit = credit_along(tangent, seen.delta, through_time, derivative, limits.sources)
+    gains, bound = _stretching(seen, limits)
+    return FlowRecord(
+        cell=along.cell.name or type(along.cell).__name__,
+        layer=seen.name,
+        moment=moment,
+        update=update,
+        engine=along.run.engine,
+        dtype=str(along.x.dtype).removeprefix("torch."),
+        parts=tangent.parts,
+        T=along.T,
+        B=along.B,
+        H=tangent.H,
+        derivative=derivative,
+        loss=seen.loss,
+        direct=_where_any(credit.log10_direct),
+        adjoint=medians(credit.log10_adjoint),
+        lags=credit.lags,
+        part_lags={
+            part: lag_profile(pairs, credit.sources, log10_start=_starts(credit))
+            for part, pairs in credit.log10_parts.items()
+        },
+        blame=_blame(credit, along.T) if along.T <= _MAP else None,
+        bounds=bound,
+        ports=_carried(seen),
+        step_gain=gains,
+        gates=gates_along(along),
+        saturation=saturation_along(along),
+        examples=examples,
+        left_out=_left_out(seen, limits),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _limits(seen: Sighting) -> _Limits:
+    along, tangent = seen.along, seen.tangent
+    T, B, S = along.T, along.B, tangent.P * tangent.H
+    row = max(1, len(along.cell.squares(along.parameters))) * tangent.H**2  # multiplications for one row and step
+    sources = torch.nonzero(seen.delta.any(-1).any(-1).any(0))[:, 0].tolist()
+    rows = int(seen.delta.any(-1).any(0).sum(0).max())  # the most sources of any one sequence
+    affordable = max(1, int(_WORK / (row * B * max(1, T / 2))))
+    chosen: tuple[int, ...] | None = None
+    if rows > affordable:
+        chosen = tuple(sources[i] for i in np.unique(np.linspace(0, len(sources) - 1, affordable).round().astype(int)))
+    longest = int(along.lengths.max()) - 1
+    each = row * S  # for one sequence and step
+    reach = int(min(longest, max(1.0, _WORK / each)))
+    sequences = int(min(B, _STRETCHED, max(1.0, _WORK / (each * max(1, reach)))))
+    return _Limits(chosen, tuple(spread_lags(reach)), sequences, min(B, _STRETCHED))
+
+
+def _stretching(seen: Sighting, limits: _Limits) -> tuple[Floats, BoundRecord]:
+    """The step gains of some sequences, and the bounds of fewer."""
+    gains = step_gains(_first(seen, limits.stretched))
+    running = seen.along.running()[:, : limits.stretched]
+    some = _first(seen, limits.sequences)
+    medians_of_gains = medians(torch.where(running, gains, torch.nan).cpu().numpy())
+    longest = int(some.along.lengths.max()) - 1
+    lags = [lag for lag in limits.lags if lag <= longest]
+    return medians_of_gains, bounds_along(some, lags, gains[:, : limits.sequences])
+
+
+def _first(seen: Sighting, count: int) -> Tangent:
+    """The first sequences alone."""
+    along = seen.along
+    if count >= along.B:
+        return seen.tangent
+    return linearise(follow(along.cell, along.x[:, :count], lengths=along.lengths[:count], parameters=along.parameters))
+
+
+def _carried(seen: Sighting) -> dict[str, Floats]:
+    """log10 ‖a_kᵀ J_k^(p)‖ / ‖a_k‖ by port, medians over sequences; NaN where a_k is zero."""
+    rows = seen.adjoint.rows
+    whole = log10(torch.linalg.vector_norm(rows, dim=(0, -1)))
+    there = seen.along.running() & torch.isfinite(whole)
+    pulled = seen.tangent.pull_ports(rows, slice(0, seen.along.T))
+    return {
+        port: medians(torch.where(there, log10(torch.linalg.vector_norm(g, dim=-1)) - whole, torch.nan).cpu().numpy())
+        for port, g in pulled.items()
+    }
+
+
+def _where_any(values: Floats) -> Floats:
+    """Medians of what is not zero; −inf where all that was measured is."""
+    found = medians(np.where(np.isneginf(values), np.nan, values))
+    return np.where(np.isnan(found) & np.isneginf(values).any(-1), -np.inf, found)
+
+
+def _starts(credit: CreditRecord) -> Floats:
+    """log10 C(t, t), (N, B)."""
+    N, T, _ = credit.log10_pairs.shape
+    steps = np.arange(T) if credit.sources is None else credit.sources
+    return np.asarray(credit.log10_pairs[np.arange(N), steps])
+
+
+def _blame(credit: CreditRecord, T: int) -> Floats:
+    starts = _starts(credit)
+    counted = np.where(np.isneginf(starts)[:, None], np.nan, credit.log10_pairs)
+    found = medians(counted)
+    found[np.isnan(found) & np.isneginf(credit.log10_pairs).any(-1)] = -np.inf
+    steps = np.arange(T) if credit.sources is None else credit.sources
+    whole = np.where(np.arange(T) > np.arange(T)[:, None], -np.inf, np.nan)
+    whole[steps] = found
+    return whole
+
+
+def _left_out(seen: Sighting, limits: _Limits) -> tuple[str, ...]:
+    along = seen.along
+    said = list(seen.notes)
+    if limits.sources is not None:
+        said.append(
+            f"Credit was taken from {len(limits.sources)} of the steps that have an output gradient, evenly spread."
+        )
+    if along.T > _MAP:
+        said.append(f"The map of all pairs of steps was not kept: {along.T} steps are more than {_MAP}.")
+    if limits.lags[-1] < int(along.lengths.max()) - 1:
+        said.append(f"Bounds were followed {limits.lags[-1]} steps back, not to the start.")
+    if limits.sequences < along.B:
+        said.append(f"Bounds were measured on {limits.sequences} of {along.B} sequences.")
+    if limits.stretched < along.B:
+        said.append(f"The largest stretch of every step was measured on {limits.stretched} of {along.B} sequences.")
+    if seen.along.cell.steepest is None:
+        said.append(
+            "The bounds from slopes and weights hold for cells of the form φ(W h + …) alone; this one has others."
+        )
+    return tuple(said)

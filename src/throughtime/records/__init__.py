@@ -1,0 +1,58 @@
+"""What was measured, as frozen typed values with their units; to JSON and npz and back. No torch here.
+
+Norms of gradients are kept as base-10 logarithms, so that a product over thousands of steps stays a number:
+−inf is a true zero, NaN is "not measured". Everything above `flow` and `training` sees only these.
+"""
+
+from throughtime.records.arrays import Floats, Integers
+from throughtime.records.credit import CreditRecord, LagProfile
+from throughtime.records.depth import DepthRecord
+from throughtime.records.files import DAMAGE, FORMAT, decode, encode, read, write
+from throughtime.records.layer import BoundRecord, Example, FlowRecord, GateStats, MemoryRecord
+from throughtime.records.parameters import ParameterCredit
+from throughtime.records.paths import CarouselRecord, PathRecord
+from throughtime.records.spectrum import LyapunovRecord, SingularRecord
+from throughtime.records.training import (
+    DataCard,
+    Evaluation,
+    Finding,
+    Measurement,
+    ModelCard,
+    RunRecord,
+    Settings,
+    Study,
+    Update,
+)
+
+__all__ = [
+    "DAMAGE",
+    "FORMAT",
+    "BoundRecord",
+    "CarouselRecord",
+    "CreditRecord",
+    "DataCard",
+    "DepthRecord",
+    "Evaluation",
+    "Example",
+    "Finding",
+    "Floats",
+    "FlowRecord",
+    "GateStats",
+    "Integers",
+    "LagProfile",
+    "LyapunovRecord",
+    "Measurement",
+    "MemoryRecord",
+    "ModelCard",
+    "ParameterCredit",
+    "PathRecord",
+    "RunRecord",
+    "Settings",
+    "SingularRecord",
+    "Study",
+    "Update",
+    "decode",
+    "encode",
+    "read",
+    "write",
+]

@@ -1,0 +1,66 @@
+"""What is left of a gradient, by pair of steps and by lag.
+
+Dimensions: T steps, B sequences, L lags, N sources.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from throughtime.records.arrays import Floats, Integers
+
+
+@dataclass(frozen=True, eq=False)
+class LagProfile:
+    """What survives of a gradient at each lag: quartiles over steps and sequences of log10 C(t,t−τ) − log10 C(t,t).
+
+    Only pairs with a direct gradient at t (C(t,t) > 0) count.
+    """
+
+    lags: Integers  # (L,) τ, steps, ascending from 0
+    median: Floats  # (L,) log10; −inf: exactly zero; NaN: not measured
+    lower: Floats  # (L,) first quartile
+    upper: Floats  # (L,) third quartile
+    pairs: Integers  # (L,) how many pairs (t, sequence) stand behind each
+
+    def horizon(self, share: float = 0.01) -> int | None:
+        """The largest lag at which the median still is at least `share`; None if nothing was measured."""
+        reached = self.lags[self.median >= math.log10(share)]
+        return int(reached[-1]) if reached.size else None
+
+    def half_life(self) -> int | None:
+        """The first lag at which the median is under 1/2; None if it never is."""
+        fallen = self.lags[self.median < math.log10(0.5)]
+        return int(fallen[0]) if fallen.size else None
+
+    def longest(self) -> int:
+        """The largest lag that was measured; a horizon equal to it is a lower bound."""
+        measured = self.lags[~np.isnan(self.median)]
+        return int(measured[-1]) if measured.size else 0
+
+
+@dataclass(frozen=True, eq=False)
+class CreditRecord:
+    """All-pairs credit of one layer: how much of what step t put out reached the state at k (MEASURES 5)."""
+
+    cell: str
+    parts: tuple[str, ...]
+    derivative: Literal["boundary", "node"]  # parts held apart, or with the inner path from one part to another
+    log10_pairs: Floats  # (T, T, B), (N, T, B) with `sources`: log10 C(t, k); −inf for k > t and zeros, NaN unmeasured
+    log10_direct: Floats  # (T, B) log10 ‖δ_t‖
+    log10_adjoint: Floats  # (T, B) log10 ‖a_k‖, a_k = Σ_t g(t, k)
+    log10_parts: Mapping[str, Floats]  # part -> (T, T, B), the same by part of the state at k
+    lags: LagProfile
+    dtype: str
+    seconds: float
+    sources: Integers | None = None  # (N,) the steps t that were measured; None: every step
+
+    @property
+    def pairs(self) -> Floats:
+        """C(t, k), (T, T, B): norms, 0 for k > t (and where 10**log10 underflows)."""
+        return np.asarray(10.0**self.log10_pairs)
