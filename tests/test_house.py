@@ -27,6 +27,7 @@ FLOORS = (
     ("modules",),
     ("models",),
     ("training", "flow"),
+    ("microscope",),
     ("diagnosis",),
     ("view",),
     ("lab",),
