@@ -27,6 +27,7 @@ from throughtime.records import BoundRecord, CreditRecord, Example, Floats, Flow
 _WORK = 4e9  # multiplications for the credit, and as many for the bounds: about a second together on two cores
 _MAP = 1024  # steps up to which the map of all pairs is kept
 _STRETCHED = 4  # sequences whose singular values are taken, at most
+_GLANCE = 8  # sources of a quick survey, at most
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,22 @@ def survey(
     moment: Literal["before", "during", "after"],
     update: int,
     derivative: Derivative = "boundary",
+    thorough: bool = True,
     examples: tuple[Example, ...] = (),
 ) -> FlowRecord:
     """How the gradient travelled back through one layer.
+
+    Not `thorough`, it is what can be left on while training: the gradient by step, by port and by lag from a few
+    sources, gates and saturation; no map of pairs, no bounds, no step gains.
 
     Medians over sequences are of those that still run at a step; of δ and the map of all pairs, of those that have a
     direct gradient at t (−inf where none has). What was limited to stay quick is said in `left_out`.
     """
     began = time.perf_counter()
-    limits = _limits(seen)
+    limits = _limits(seen, thorough)
     along, tangent, through_time = seen.along, seen.tangent, seen.adjoint
     credit = credit_along(tangent, seen.delta, through_time, derivative, limits.sources)
-    gains, bound = _stretching(seen, limits)
+    gains, bound = _stretching(seen, limits) if thorough else (np.full(along.T, np.nan), None)
     return FlowRecord(
         cell=along.cell.name or type(along.cell).__name__,
         layer=seen.name,
@@ -77,25 +82,26 @@ def survey(
             part: lag_profile(pairs, credit.sources, log10_start=_starts(credit))
             for part, pairs in credit.log10_parts.items()
         },
-        blame=_blame(credit, along.T) if along.T <= _MAP else None,
+        blame=_blame(credit, along.T) if thorough and along.T <= _MAP else None,
         bounds=bound,
         ports=_carried(seen),
         step_gain=gains,
         gates=gates_along(along),
         saturation=saturation_along(along),
         examples=examples,
-        left_out=_left_out(seen, limits),
+        left_out=_left_out(seen, limits, thorough),
         seconds=time.perf_counter() - began,
     )
 
 
-def _limits(seen: Sighting) -> _Limits:
+def _limits(seen: Sighting, thorough: bool) -> _Limits:
     along, tangent = seen.along, seen.tangent
     T, B, S = along.T, along.B, tangent.P * tangent.H
     row = max(1, len(along.cell.squares(along.parameters))) * tangent.H**2  # multiplications for one row and step
     sources = torch.nonzero(seen.delta.any(-1).any(-1).any(0))[:, 0].tolist()
     rows = int(seen.delta.any(-1).any(0).sum(0).max())  # the most sources of any one sequence
     affordable = max(1, int(_WORK / (row * B * max(1, T / 2))))
+    affordable = affordable if thorough else min(affordable, _GLANCE)
     chosen: tuple[int, ...] | None = None
     if rows > affordable:
         chosen = tuple(sources[i] for i in np.unique(np.linspace(0, len(sources) - 1, affordable).round().astype(int)))
@@ -161,13 +167,16 @@ def _blame(credit: CreditRecord, T: int) -> Floats:
     return whole
 
 
-def _left_out(seen: Sighting, limits: _Limits) -> tuple[str, ...]:
+def _left_out(seen: Sighting, limits: _Limits, thorough: bool) -> tuple[str, ...]:
     along = seen.along
     said = list(seen.notes)
     if limits.sources is not None:
         said.append(
             f"Credit was taken from {len(limits.sources)} of the steps that have an output gradient, evenly spread."
         )
+    if not thorough:
+        said.append("This was a quick look: the map of all pairs, bounds, paths, weights and spectra were left out.")
+        return tuple(said)
     if along.T > _MAP:
         said.append(f"The map of all pairs of steps was not kept: {along.T} steps are more than {_MAP}.")
     if limits.lags[-1] < int(along.lengths.max()) - 1:
