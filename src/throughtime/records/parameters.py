@@ -5,8 +5,11 @@ Dimensions: L lags.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 from throughtime.records.arrays import Floats, Integers
 
@@ -16,9 +19,21 @@ class ParameterCredit:
     """Σ_t δ_t P(t, t−τ) ∂⁺z_{t−τ}/∂θ for each lag τ; over all lags these terms add up to dL/dθ (MEASURES 7)."""
 
     cell: str
-    lags: Integers  # (L,) τ, steps, ascending from 0 without gaps
+    lags: Integers  # (L,) τ, steps, ascending from 0
     log10_terms: Mapping[str, Floats]  # parameter -> (L,) log10 2-norm of the term of each lag
     log10_rest: Mapping[str, Floats]  # parameter -> (L,) log10 ‖terms of lags over τ together‖ / ‖dL/dθ‖
     log10_whole: Mapping[str, float]  # parameter -> log10 ‖dL/dθ‖
+    sequences: int  # whose gradient this is
     dtype: str
     seconds: float
+
+    def look_back(self, parameter: str, share: float = 0.01) -> int | None:
+        """The fewest steps to look back, of the lags measured, from which on at most `share` of dL/dθ is left out.
+
+        A truncation window that looks back τ steps keeps the lags 0..τ. None: more than was measured, or dL/dθ is 0.
+        """
+        rest = self.log10_rest[parameter]
+        if not len(rest) or not bool(rest[-1] <= math.log10(share)):
+            return None
+        over = np.flatnonzero(~(rest <= math.log10(share)))
+        return int(self.lags[over[-1] + 1]) if over.size else int(self.lags[0])
