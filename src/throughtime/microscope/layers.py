@@ -1,0 +1,258 @@
+"""Catches what a recurrent layer did in a training step: torch.nn's RNN, LSTM and GRU, and this package's modules."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.hooks import RemovableHandle
+
+from throughtime.cells.cell import State
+from throughtime.errors import FlowError
+from throughtime.flow.sighting import Sighting
+from throughtime.microscope.calls import Anatomy, Call, Dropped, Pick, Snapshot, chains
+from throughtime.microscope.replay import replay
+
+
+class Hook:
+    """A hook that does not follow its module into a copy or a file: there it does nothing."""
+
+    def __init__(self, look: Callable[..., Any] | None = None) -> None:
+        self.look = look
+
+    def __call__(self, *args: Any) -> Any:
+        """Look, if there is somebody to."""
+        return None if self.look is None else self.look(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        return Hook()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Hook, ()
+
+
+class LayerCatcher:
+    """Catches the calls of one module, and the gradients that come back to their outputs and final states.
+
+    `sequences`: at most so many of a batch are kept, evenly spread by length (None: all). A call that starts from the
+    final state of the call before, not detached, is one with it. Calls that cannot have a gradient are only counted.
+
+    Costs a copy of the kept sequences and of the weights for each call, and nothing where it is not open.
+    """
+
+    def __init__(self, name: str, module: nn.Module, sequences: int | None) -> None:
+        self.name = name
+        self._module = module
+        self._sequences = sequences
+        self._anatomy = Anatomy.of(module)
+        self._handles: list[RemovableHandle] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._calls: list[Call] = []
+        self._finals: list[tuple[Call, dict[str, Tensor], list[int]]] = []  # as the module gave them, their versions
+        self._ahead: tuple[Call, dict[str, Tensor]] | None = None  # the call that one goes on from, the aliases
+        self._idle = 0  # calls that no gradient can come back to
+        self._random: Tensor | None = None
+        self._trouble: Exception | None = None
+
+    def open(self) -> None:
+        """Catch the calls and gradients from here on, until `close`."""
+        self.close()
+        self._keep_random()  # the call may be under way already, with its hooks chosen
+        before, after = Hook(self._safely(self._before)), Hook(self._safely(self._after))
+        self._handles = [
+            self._module.register_forward_pre_hook(before, with_kwargs=True),
+            self._module.register_forward_hook(after, with_kwargs=True),
+        ]
+
+    def close(self) -> None:
+        """Take every hook off and let go of what was kept."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._forget()
+
+    @property
+    def answered(self) -> bool:
+        """Whether a gradient has come back to a call that was caught."""
+        return any(call.answered for call in self._calls)
+
+    def sightings(self) -> tuple[Sighting, ...]:
+        """See Catcher."""
+        if self._trouble is not None:
+            raise FlowError(f"{self.name} could not be followed: {self._trouble}") from self._trouble
+        if not self._calls:
+            raise FlowError(f"{self.name} {self._silence()}")
+        if not self.answered:
+            raise FlowError(
+                f"{self.name} was called, but no gradient came back to it: there was no backward pass, or the loss "
+                "does not depend on what it put out."
+            )
+        found: list[Sighting] = []
+        for chain in chains(self._calls):
+            if any(call.answered for call in chain):
+                first = chain[0].number
+                found += replay(self.name, f" (call {first})" if first > 1 else "", self._anatomy, chain)
+        return tuple(found)
+
+    def _silence(self) -> str:
+        if self._idle:
+            return (
+                "was called, but no gradient can come back to it: gradients were off (torch.no_grad), or neither its "
+                "weights nor its inputs take one."
+            )
+        return (
+            "was not called while it was watched. If the model was compiled into one graph, its layers' hooks do not "
+            "run: watch the model that was not compiled."
+        )
+
+    # -- inside the person's step: nothing here may fail it
+
+    def _safely(self, look: Callable[..., Any]) -> Callable[..., Any]:
+        def safely(*args: Any) -> Any:
+            try:
+                return look(*args)
+            except Exception as error:
+                self._trouble = self._trouble or error
+                return None
+
+        if "torch._dynamo" in sys.modules:  # a compiler that looks into what it calls must not look into this
+            return torch.compiler.disable(safely)  # type: ignore[no-any-return, no-untyped-call]
+        return safely
+
+    def _keep_random(self) -> None:
+        if self._dropout():
+            self._random = torch.get_rng_state()
+
+    def _dropout(self) -> float:
+        several = len(self._anatomy.cells) > 1
+        return float(self._module.dropout) if several and self._module.training else 0.0  # type: ignore[arg-type]
+
+    def _dropped(self, x: Tensor | PackedSequence, output: Tensor) -> Dropped | None:
+        rate = self._dropout()
+        if not rate or self._random is None:
+            return None
+        if output.device.type != "cpu":
+            raise FlowError(
+                "what was dropped between its layers cannot be known, as GPUs draw it in memory of their own; watch it "
+                "with dropout=0, or on the CPU."
+            )
+        inside = output
+        if not isinstance(x, PackedSequence):
+            inside = output.unsqueeze(1) if output.ndim == 2 else output
+            inside = inside.transpose(0, 1) if self._module.batch_first and output.ndim == 3 else inside
+        return Dropped(rate, self._random, torch.empty(inside.shape, dtype=output.dtype, device="meta"))
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Find out whether the call goes on from one that was caught; keep the random state."""
+        self._ahead = None
+        changed = self._follow(args, kwargs) if torch.is_grad_enabled() and self._finals else None
+        self._keep_random()
+        return changed
+
+    def _follow(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Put an alias in the place of a state that is handed on.
+
+        It tells what comes back from this call to that state from what comes from elsewhere, and changes no number.
+        """
+        given = args[1] if len(args) > 1 else kwargs.get("hx")
+        start = self._anatomy.state(given)
+        before = next((call for call, final, versions in self._finals if _handed_on(final, versions, start)), None)
+        if before is None or any(call.after is before for call in self._calls):
+            return None
+        aliases = {part: tensor.view_as(tensor) for part, tensor in start.items()}
+        self._ahead = before, aliases
+        order = self._anatomy.order
+        if order is None:
+            hx: Any = State(**aliases)
+        else:
+            hx = aliases[order[0]] if isinstance(given, Tensor) else tuple(aliases[part] for part in order)
+        return ((args[0], hx, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "hx": hx})
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Any, Any]) -> None:
+        """Keep the call, and wait for its gradients."""
+        x = args[0] if args else kwargs["input"]
+        output, final = out[0], self._anatomy.state(out[1])
+        start = self._anatomy.state(args[1] if len(args) > 1 else kwargs.get("hx"))
+        stacked = output.data if isinstance(output, PackedSequence) else output
+        asks = stacked.requires_grad or any(part.requires_grad for part in final.values())
+        if not torch.is_grad_enabled() or not asks:
+            self._idle += 1
+            return
+        with torch.no_grad():
+            call = self._caught(x, stacked, start, final)
+        self._calls.append(call)
+        self._finals.append((call, final, [part._version for part in final.values()]))
+        self._await(stacked, call, call.came, "output")
+        for part, tensor in final.items():
+            self._await(tensor, call, call.came, part)
+        if call.after is not None:
+            for part, tensor in start.items():
+                self._await(tensor, call, call.returned, part)
+
+    def _caught(
+        self, x: Tensor | PackedSequence, output: Tensor, start: dict[str, Tensor], final: dict[str, Tensor]
+    ) -> Call:
+        last = self._calls[-1].weights if self._calls else None
+        weights = Snapshot.of(self._anatomy.weights(self._module), last)
+        before = None
+        if self._ahead is not None:
+            call, aliases = self._ahead
+            if all(start.get(part) is alias for part, alias in aliases.items()) and call.weights.same(weights):
+                before = call
+        like = None if before is None else before.pick
+        pick = Pick.of(x, self._sequences, bool(self._module.batch_first), None, like)
+        return Call(
+            number=len(self._calls) + 1,
+            pick=pick,
+            x=pick.steps(x.data if isinstance(x, PackedSequence) else x),
+            initial={part: pick.states(tensor) for part, tensor in start.items()},
+            output=pick.steps(output),
+            final={part: pick.states(tensor) for part, tensor in final.items()},
+            weights=weights,
+            dtype=_computed_in(output),
+            dropped=self._dropped(x, output),
+            goes_on=before is None and any(part.requires_grad for part in start.values()),
+            after=before,
+        )
+
+    def _await(self, tensor: Tensor, call: Call, into: dict[str, Tensor], name: str) -> None:
+        """Keep the gradient that goes on from `tensor` into what made it, after anybody's hooks on the tensor."""
+        node, place = tensor.grad_fn, tensor.output_nr
+
+        def came(gradients: tuple[Tensor | None, ...]) -> None:
+            gradient = gradients[place]
+            if gradient is None:
+                return
+            with torch.no_grad():
+                its = call.pick.steps(gradient) if name == "output" else call.pick.states(gradient)
+                into[name] = into[name] + its if name in into else its  # there may be several backward passes
+                call.changed = call.changed or not call.weights.stands()
+            call.answered = True
+
+        if node is not None:
+            self._handles.append(node.register_prehook(Hook(self._safely(came))))
+
+
+def _handed_on(final: dict[str, Tensor], versions: list[int], start: dict[str, Tensor]) -> bool:
+    """Whether a call starts from these final states, unchanged, or views of all of them, with the gradient."""
+    return final.keys() == start.keys() and all(
+        given.requires_grad
+        and given._version == version
+        and (given.data_ptr(), given.shape, given.stride()) == (there.data_ptr(), there.shape, there.stride())
+        for given, there, version in zip((start[part] for part in final), final.values(), versions, strict=True)
+    )
+
+
+def _computed_in(output: Tensor) -> torch.dtype:
+    """The least exact of the dtypes in which a call was computed."""
+    kind = output.device.type
+    if torch.is_autocast_enabled(kind):
+        least = torch.get_autocast_dtype(kind)
+        return max(least, output.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+    return output.dtype

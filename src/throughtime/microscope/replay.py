@@ -1,0 +1,375 @@
+"""What was caught of a recurrent module, run again in float64 step by step: one sighting a layer and direction.
+
+The states are not run anew where they can be seen: those of the last layer are what it put out, so that what is
+linearised is where training really was, also where rounding alone would lead a second run elsewhere. Each step is
+then checked: from the state before it, the cell's equations must give what the module gave.
+
+Dimensions: T steps of a chain of calls, n sequences, I inputs, H units, L layers, D directions, P parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from throughtime.cells.cell import Cell, Linear, Parameters, Read, State, Weights
+from throughtime.engines import Job, Unrolled, choose
+from throughtime.errors import FlowError
+from throughtime.flow.adjoint import checked
+from throughtime.flow.sighting import Sighting
+from throughtime.flow.sweep import shift
+from throughtime.flow.trajectory import Trajectory
+from throughtime.microscope.calls import Anatomy, Call
+
+_ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """Calls that hand their state on, put together in time; (T, n, ...) is 0 past each sequence's end."""
+
+    name: str
+    suffix: str  # which call it begins with
+    cells: tuple[Cell, ...]
+    directions: int
+    weights: tuple[Parameters, ...]  # L·D, float64
+    x: Tensor  # (T, n, I)
+    initial: Mapping[str, Tensor]  # part -> (L·D, n, H)
+    output: Tensor  # (T, n, D·H)
+    masks: Sequence[Tensor] | None  # L − 1 of (T, n, D·H); None: nothing was dropped
+    lengths: Tensor  # (n,)
+    turned: Tensor  # (T, n) the step that a reverse direction reads in the place of each
+    delta: Tensor  # (T, n, D·H) what came back to the output
+    ends: Sequence[tuple[Tensor, Mapping[str, Tensor]]]  # of each call: last steps (n,), part -> (L·D, n, H) gradient
+    rounding: float
+    notes: tuple[str, ...]
+
+    def turn(self, steps: Tensor) -> Tensor:
+        """From natural order to that in which a reverse direction reads, and back."""
+        return steps.gather(0, self.turned.unsqueeze(-1).expand_as(steps))
+
+    def side(self, steps: Tensor, direction: int) -> Tensor:
+        """What belongs to one direction of (T, n, D·H), in the order in which it reads."""
+        its = steps.chunk(self.directions, dim=-1)[direction]
+        return self.turn(its) if direction else its
+
+    def together(self, sides: Sequence[Tensor]) -> Tensor:
+        """Both directions side by side, in natural order."""
+        return torch.cat([self.turn(side) if d else side for d, side in enumerate(sides)], dim=-1)
+
+    def called(self, layer: int, direction: int) -> str:
+        """The name of one layer and direction."""
+        where = f".l{layer}{'_reverse' * direction}" if len(self.weights) > 1 else ""
+        return f"{self.name}{where}{self.suffix}"
+
+
+def replay(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call]) -> list[Sighting]:
+    """One sighting for each layer and direction of a chain of calls, the first layer first.
+
+    δ at a lower layer is what came back through the layers above it. Costs, for each layer and direction, one run of
+    the sequences in float64, its linearisation and one sweep of its adjoint (kept in the sighting), for δ below it.
+    Raises FlowError if weights changed, states or gradients are not finite, or the equations do not give the output.
+    """
+    with torch.no_grad():
+        chain = _put_together(name, suffix, anatomy, calls)
+        alongs = _upward(chain)
+    return _downward(chain, alongs)
+
+
+# -- the calls of a chain as one
+
+
+def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call]) -> _Chain:
+    if any(call.changed for call in calls):
+        raise FlowError(
+            f"the weights of {name} changed between its call and the gradient's return, so that gradient belongs to no "
+            "one set of weights; update them after the backward pass."
+        )
+    first, H, D = calls[0], anatomy.cells[0].hidden_size, anatomy.directions
+    n = len(first.pick.sequences)
+    lengths = torch.stack([call.pick.lengths for call in calls])
+    starts = lengths.cumsum(0) - lengths
+    zeros = first.output.new_zeros(len(anatomy.names), n, H)
+    masks = [None if c.dropped is None else c.dropped.masks(c.pick, len(anatomy.cells) - 1) for c in calls]
+    joined = _Joined(lengths, starts)
+    dropped = [
+        joined.steps(
+            [torch.ones_like(call.output) if its is None else its[k] for call, its in zip(calls, masks, strict=True)]
+        )
+        for k in range(len(anatomy.cells) - 1)
+    ]
+    ends = []
+    for number, call in enumerate(calls):
+        given = {part: call.came[part] for part in call.final if part in call.came}
+        if number + 1 < len(calls):  # less what came back through the call after it
+            for part, back in calls[number + 1].returned.items():
+                given[part] = given.get(part, zeros) - back
+        ends.append((starts[number] + lengths[number] - 1, given))
+    return _Chain(
+        name=name,
+        suffix=suffix,
+        cells=anatomy.cells,
+        directions=D,
+        weights=tuple({k: w.double() for k, w in its.items()} for its in first.weights.values),
+        x=joined.steps([call.x for call in calls]),
+        initial={part: first.initial.get(part, zeros) for part in anatomy.cells[0].parts},
+        output=joined.steps([call.output for call in calls]),
+        masks=dropped if any(its is not None for its in masks) else None,
+        lengths=lengths.sum(0),
+        turned=joined.turned(),
+        delta=joined.steps([call.came.get("output", torch.zeros_like(call.output)) for call in calls]),
+        ends=ends,
+        rounding=max(torch.finfo(call.dtype).eps for call in calls),
+        notes=_notes(calls),
+    )
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """Where the steps of several calls come to lie in one trajectory."""
+
+    lengths: Tensor  # (calls, n)
+    starts: Tensor  # (calls, n)
+
+    @property
+    def T(self) -> int:
+        return int(self.lengths.sum(0).max())
+
+    def steps(self, pieces: Sequence[Tensor]) -> Tensor:
+        """(T_i, n, ...) of each call as (T, n, ...)."""
+        if len(pieces) == 1:
+            return pieces[0][: self.T]
+        whole = pieces[0].new_zeros(self.T, *pieces[0].shape[1:])
+        for piece, lengths, starts in zip(pieces, self.lengths, self.starts, strict=True):
+            t, b = (torch.arange(len(piece), device=piece.device).unsqueeze(1) < lengths).nonzero(as_tuple=True)
+            whole[starts[b] + t, b] = piece[t, b]
+        return whole
+
+    def turned(self) -> Tensor:
+        """Each call's steps the other way round, within its length; past the end, steps stay: (T, n)."""
+        at = torch.arange(self.T, device=self.lengths.device).unsqueeze(1)
+        where = at.expand(-1, self.lengths.shape[1]).clone()
+        for lengths, starts in zip(self.lengths, self.starts, strict=True):
+            inside = (at >= starts) & (at < starts + lengths)
+            where = torch.where(inside, 2 * starts + lengths - 1 - at, where)
+        return where
+
+
+def _notes(calls: Sequence[Call]) -> tuple[str, ...]:
+    said = []
+    first = calls[0]
+    kept = len(first.pick.sequences)
+    if kept < first.pick.B:
+        said.append(f"{kept} of the {first.pick.B} sequences of the batch were measured, evenly spread by length.")
+    if len(calls) > 1:
+        said.append(f"{len(calls)} calls that hand their state on are one run of steps here.")
+    if first.goes_on:
+        said.append("What reaches the initial state goes on from there; it was not followed further.")
+    if first.dtype in (torch.bfloat16, torch.float16):
+        said.append(
+            f"The layer computed in {str(first.dtype).removeprefix('torch.')}; measured are its equations in float64, "
+            "at the states that it put out."
+        )
+    return tuple(said)
+
+
+# -- up through the layers: what ran
+
+
+def _upward(chain: _Chain) -> list[list[Trajectory]]:
+    """The trajectory of each layer and direction."""
+    found: list[list[Trajectory]] = []
+    x = chain.x
+    for layer, cell in enumerate(chain.cells):
+        last = layer + 1 == len(chain.cells)
+        its: list[Trajectory] = []
+        for direction in range(chain.directions):
+            place = layer * chain.directions + direction
+            weights = chain.weights[place]
+            initial = State(**{part: chain.initial[part][place] for part in cell.parts})
+            given = chain.turn(x) if direction else x
+            output = chain.side(chain.output, direction) if last else None
+            _check_finite(chain, layer, direction, given, initial, output)
+            if output is None:
+                job = Job(cell, weights, given, initial, chain.lengths, inside=False)
+                output = choose(job).run(job).output
+                _check_finite(chain, layer, direction, given, initial, output)
+            along, off = _along(cell, weights, given, initial, chain.lengths, output)
+            if last:
+                _check_equations(chain, layer, direction, along, off)
+            its.append(along)
+        found.append(its)
+        if not last:
+            running = its[0].running().unsqueeze(-1)
+            x = torch.where(running, chain.together([along.run.output for along in its]), 0.0)
+            x = x if chain.masks is None else x * chain.masks[layer]
+    return found
+
+
+class _Ahead:
+    """Stands in for a recurrent map where what it reads is known for all steps: one product, handed out by step."""
+
+    def __init__(self, linear: Linear, seen: _Seen) -> None:
+        self._linear, self._seen = linear, seen
+        self._made: tuple[Tensor, ...] | None = None
+
+    def __call__(self, v: Tensor) -> Tensor:
+        if v is not self._seen.now:
+            return self._linear(v)
+        if self._made is None:
+            self._made = self._linear(self._seen.all).unbind(0)
+        return self._made[self._seen.t]
+
+
+class _Seen:
+    """The output part before each step, known already."""
+
+    def __init__(self, before: Tensor) -> None:
+        self.all = before  # (T, n, H)
+        self._steps = before.unbind(0)
+        self.at(0)
+
+    def at(self, t: int) -> None:
+        self.t, self.now = t, self._steps[t]
+
+
+def _along(
+    cell: Cell, weights: Parameters, x: Tensor, initial: State, lengths: Tensor, output: Tensor
+) -> tuple[Trajectory, Tensor]:
+    """The run of a cell whose output is known, and how far its steps are from that output, (T, n, H).
+
+    If the output is the whole state, all steps go at once; else the other parts are carried from step to step.
+    """
+    T, n, H = output.shape
+    last = cell.parts[-1]
+    steps = torch.arange(T, device=x.device).unsqueeze(1)
+    held = torch.minimum(steps, lengths - 1).unsqueeze(-1).expand_as(output)
+    output = output.gather(0, held)
+    before = torch.cat([initial[last].unsqueeze(0), output[:-1]])
+    u, W = cell.share(x, weights), cell.weights(weights)
+    if len(cell.parts) == 1:
+        read = Read(**dict.fromkeys(cell.reads, before.flatten(0, 1)))
+        new, gates = cell.step(u.map(lambda share: share.flatten(0, 1)), read, W)
+        states = {last: output}
+        made = new[last].view(T, n, H)
+        opened = {name: values.view(T, n, -1) for name, values in gates.items()}
+    else:
+        seen = _Seen(before)
+        ahead = Weights({block: cast(Linear, _Ahead(getattr(W, block), seen)) for block in W}, weights)
+        shares = {name: share.unbind(0) for name, share in u.items()}
+        rows: dict[str, list[Tensor]] = {name: [] for name in cell.parts}
+        by_gate: dict[str, list[Tensor]] = {}
+        state = initial
+        for t in range(T):
+            seen.at(t)
+            state = State(**{**state, last: seen.now})
+            state, gates = cell.advance(type(u)(**{name: its[t] for name, its in shares.items()}), state, ahead)
+            for part in cell.parts:
+                rows[part].append(state[part])
+            for name, value in gates.items():
+                by_gate.setdefault(name, []).append(value)
+        made = torch.stack(rows.pop(last))
+        states = {part: torch.stack(its).gather(0, held) for part, its in rows.items()} | {last: output}
+        opened = {name: torch.stack(values) for name, values in by_gate.items()}
+    final = State(**{part: states[part][-1] for part in cell.parts})
+    run = Unrolled(cell, states, opened, final, "reference", initial, lengths)
+    along = Trajectory(cell, weights, x, run, lengths)
+    return along, (made - output).abs().masked_fill_(~along.running().unsqueeze(-1), 0.0)
+
+
+def _check_finite(chain: _Chain, layer: int, direction: int, x: Tensor, initial: State, output: Tensor | None) -> None:
+    where = chain.called(layer, direction)
+    for name, tensor in initial.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise FlowError(f'the initial state "{name}" of {where} is not finite; look at where it comes from.')
+    for name, steps in (("input", x), ("state", output)):
+        if steps is not None and not bool(torch.isfinite(steps).all()):
+            step = int((~torch.isfinite(steps)).flatten(1).any(1).nonzero()[0])
+            raise FlowError(
+                f"the {name} of {where} is not finite at step {step} of those it reads, so no gradient through it is "
+                "defined; look at the weights and the input, or stop at the first loss that is not finite."
+            )
+
+
+def _check_equations(chain: _Chain, layer: int, direction: int, along: Trajectory, off: Tensor) -> None:
+    """Raise FlowError if the steps are further from the output than the rounding of its dtype explains."""
+    allowed = _ROUNDINGS * chain.rounding
+    if float(off.max()) <= allowed:
+        return
+    slack = allowed * _size(along)
+    if chain.masks is not None or len(chain.cells) > 1:
+        slack = slack * 4  # its input was rounded on the way up, too
+    if bool((off > slack).any()):
+        step = int((off > slack).flatten(1).any(1).nonzero()[0])
+        raise FlowError(
+            f"{chain.called(layer, direction)} does more than its equations: at step {step} it put out something else "
+            f"than they give, by {float(off.max()):.1e}. A hook, a parametrisation or a method of its own changes it, "
+            "or an operation in place changed its input; no number here would be its own."
+        )
+
+
+def _size(along: Trajectory) -> Tensor:
+    """How large the terms of a step's sums are, (T, n, H): what their rounding goes by."""
+    cell, run = along.cell, along.run
+    sizes = {name: value.abs() for name, value in along.parameters.items()}
+    shares = cell.share(along.x.abs(), sizes)
+    W = cell.weights(sizes)
+    total = torch.stack([share.broadcast_to(run.output.shape) for share in shares.values()]).amax(0)
+    read = torch.stack([state.abs() for state in run.states.values()]).amax(0)
+    read = torch.cat([torch.stack([part.abs() for part in run.initial.values()]).amax(0).unsqueeze(0), read[:-1]])
+    maps = [getattr(W, block)(read) for block in W]
+    return 1.0 + total + read + (torch.stack(maps).amax(0) if maps else 0.0)
+
+
+# -- down again: what came back
+
+
+def _downward(chain: _Chain, alongs: Sequence[Sequence[Trajectory]]) -> list[Sighting]:
+    found: list[Sighting] = []
+    delta = chain.delta
+    for layer in reversed(range(len(chain.cells))):
+        seen = [_seen(chain, layer, d, along, delta) for d, along in enumerate(alongs[layer])]
+        found[:0] = seen
+        if layer:
+            back = [_to_input(one) for one in seen]
+            delta = back[0] if len(back) == 1 else back[0] + chain.turn(back[1])
+            delta = delta if chain.masks is None else delta * chain.masks[layer - 1]
+    return found
+
+
+def _seen(chain: _Chain, layer: int, direction: int, along: Trajectory, delta: Tensor) -> Sighting:
+    """δ of one layer and direction: at its outputs, and at its final states at the last step of each call."""
+    cell, place = along.cell, layer * chain.directions + direction
+    by_part = {part: torch.zeros_like(along.run.output) for part in cell.parts}
+    by_part[cell.parts[-1]] = chain.side(delta, direction).clone()
+    every = torch.arange(along.B, device=along.x.device)
+    for ends, gradients in chain.ends:
+        for part, gradient in gradients.items():
+            by_part[part][ends, every] += gradient[place]
+    whole = torch.cat([by_part[part] for part in cell.parts], dim=-1)
+    notes = list(chain.notes)
+    if direction:
+        notes.append("This direction reads each sequence from its end; its steps are counted as it reads them.")
+    try:
+        given = checked(along, whole.masked_fill(~along.running().unsqueeze(-1), 0.0))
+    except FlowError as error:
+        raise FlowError(f"{chain.called(layer, direction)}: {error}") from None
+    return Sighting(chain.called(layer, direction), along, given, float("nan"), tuple(notes))
+
+
+def _to_input(seen: Sighting) -> Tensor:
+    """dL/dx at every step, (T, n, I), in the order in which the direction reads."""
+    along, through_time = seen.along, seen.adjoint
+    with torch.no_grad():
+        rows = shift(through_time.rows, through_time.exponents.int().unsqueeze(-1))
+        pulled = seen.tangent.pull_inputs(rows, slice(0, along.T))
+    with torch.enable_grad():
+        x = along.x.detach().requires_grad_()
+        shares = along.cell.share(x, along.parameters)
+        made = [name for name in shares if shares[name].requires_grad]
+        (back,) = torch.autograd.grad([shares[name] for name in made], x, [pulled[name] for name in made])
+    return back
