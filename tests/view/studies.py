@@ -10,6 +10,7 @@ import numpy as np
 from throughtime.records import (
     BoundRecord,
     DataCard,
+    DepthRecord,
     Evaluation,
     Example,
     FlowRecord,
@@ -257,6 +258,18 @@ def broken() -> Study:
     worse = Evaluation(20, 0, "valid", math.nan, math.nan)
     noisy = dataclasses.replace(one, updates=tuple(bad), evaluations=(*one.evaluations, worse), test=worse)
     return study(noisy, single, title="Broken numbers")
+
+
+def chain(name: str = "tanh", N: int = 20, decay: float = 0.4) -> DepthRecord:
+    """A feed-forward chain through which the gradient falls by `decay` decades a layer."""
+    back = np.arange(N - 1, -1, -1)
+    bound = np.where(back > N // 2, np.nan, 0.2 * back)
+    weights = np.where(back == 1, np.nan, -decay * back - 0.5 + 0.1 * np.cos(back))
+    layers = tuple(f"{2 * i} Linear + Tanh" for i in range(N))
+    return DepthRecord(
+        layers, -decay * back - 1.0, weights, -0.8 * decay * back, 0.1 * back, bound, samples=32, loss=0.7,
+        dtype="float64", seconds=0.2, chain=name, left_out=("Some Jacobians: wide.",),
+    )  # fmt: skip
 
 
 ALL = {

@@ -93,7 +93,7 @@ def depth(
         loss=value,
         dtype="float64",
         seconds=time.perf_counter() - began,
-        chain=type(chain).__name__ if name is None else name,
+        chain=name or (type(chain).__name__ if isinstance(chain, nn.Module) else "chain"),
         left_out=(*notes, *limits),
     )
 
