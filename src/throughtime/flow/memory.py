@@ -14,12 +14,17 @@ from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
+from throughtime.flow.fewer import fewer
+from throughtime.flow.lags import quantiles
 from throughtime.flow.linearise import linearise
+from throughtime.flow.sighting import Sighting
 from throughtime.flow.sweep import NEVER, Carried, log10, norms_of, shift, sweep
 from throughtime.flow.tangent import Tangent
 from throughtime.flow.trajectory import follow
 from throughtime.modules import Recurrent
-from throughtime.records import MemoryRecord
+from throughtime.records import Floats, LagProfile, MemoryRecord
+
+_WORK = 1.2e10  # multiplications of one sighting: about a second on two cores, in float64
 
 
 def memory(
@@ -52,18 +57,58 @@ def memory(
     )
 
 
-def memory_along(tangent: Tangent, steps: Tensor) -> Tensor:
-    """log10 R(t, k), (T, B), for one step t of each sequence (B,): −inf for k > t, NaN where t is NEVER."""
+def memory_along(tangent: Tangent, steps: Tensor, last: int = 0) -> Tensor:
+    """log10 R(t, k), (T, B), for one step t of each sequence (B,), k from `last` on: −inf for k > t, NaN for NEVER."""
     along = tangent.along
     found = torch.full((along.T, along.B), -torch.inf, dtype=torch.float64, device=along.x.device)
+    found[:last] = torch.nan
     found[:, steps == NEVER] = torch.nan
     seeds = tangent.identity()
     if int(steps.max()) == NEVER:
         return found
-    for carried in sweep(tangent, steps.expand(seeds.shape[1], -1), seeds):
+    for carried in sweep(tangent, steps.expand(seeds.shape[1], -1), seeds, last=last):
         some = (steps >= carried.k).nonzero()[:, 0]
         found[carried.k, some] = _frobenius(tangent, carried)[some]
     return found
+
+
+def memory_of(seen: Sighting) -> tuple[LagProfile | None, tuple[str, ...]]:
+    """What is left of each input in the last state, by lag, and what was limited to stay quick.
+
+    Quartiles over sequences of log10 R(t, t−τ) − log10 R(t, t), t the last step of each; one whose last state does not
+    depend on its last input at all does not count.
+    """
+    along, said = seen.along, list[str]()
+    # For one sequence and step: every row through the recurrent maps and on to the inputs.
+    maps = len(along.cell.squares(along.parameters)) * along.cell.hidden_size**2
+    each = along.cell.state_size * (
+        maps + along.cell.input_size * sum(v[0].numel() for v in along.share(0, 1).values())
+    )
+    longest = max(1, int(along.lengths.max()) - 1)
+    count, reach = max(1, int(_WORK / (each * longest))), max(1, int(_WORK / each))
+    if count < along.B:
+        some = "" if count == 1 else f"{count} "
+        said.append(f"What the last state remembers was measured on the {some}longest of {along.B} sequences.")
+        chosen = along.lengths.argsort(descending=True, stable=True)[:count].tolist()
+        seen = fewer(seen, chosen, reach + 1 if count == 1 else None)
+    if reach < longest:
+        said.append(f"What the last state remembers was followed {reach} steps back, not to the start.")
+    ends = seen.along.ends()
+    by_step = memory_along(seen.tangent, ends, max(0, int(ends.min()) - reach))
+    return _profile(by_step, ends, min(reach, int(ends.max()))), tuple(said)
+
+
+def _profile(by_step: Tensor, ends: Tensor, most: int) -> LagProfile:
+    """From log10 R(t, k) (T, B), t = `ends`, to quartiles by lag."""
+    k = ends - torch.arange(most + 1, device=ends.device).unsqueeze(1)
+    left = torch.where(k >= 0, by_step.gather(0, k.clamp(min=0)), torch.nan).cpu().numpy()
+    counted = left[:, np.isfinite(left[0])]
+    counted = counted - counted[:1]
+    several: list[Floats] = [values[~np.isnan(values)] for values in counted]
+    quartiles = np.array([quantiles(values) if values.size else np.full(3, np.nan) for values in several]).T
+    return LagProfile(
+        np.arange(most + 1), quartiles[1], quartiles[0], quartiles[2], np.array([values.size for values in several])
+    )
 
 
 def _frobenius(tangent: Tangent, carried: Carried) -> Tensor:
