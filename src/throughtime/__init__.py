@@ -25,12 +25,14 @@ _HOME = {
     "report": "throughtime.view",
     "train": "throughtime.training",
     "unroll": "throughtime.unrolling",
+    "watch": "throughtime.microscope",
 }
 
 if TYPE_CHECKING:
     from throughtime import cells, data, flow
     from throughtime.cells.cell import Cell
     from throughtime.diagnosis import diagnose
+    from throughtime.microscope import watch
     from throughtime.models import Net
     from throughtime.modules import GRU, LSTM, RNN, from_torch
     from throughtime.records import Settings
@@ -53,6 +55,7 @@ __all__ = [
     "report",
     "train",
     "unroll",
+    "watch",
 ]
 
 
