@@ -41,6 +41,7 @@ HELD = {
     "cells.make": "name, input_size, hidden_size, **options",
     "data.load": "source",
     "train": "model, data",
+    "watch": "model",
     "diagnose": "record",
     "report": "records, path",
     "flow.jacobians": "cell, x, state=None",
@@ -65,7 +66,7 @@ OPTIONS = {
     "GRU": {"reset": ("after", "before"), "candidate": ("tanh", "sigmoid")},
 }
 ROOT_NAMES = sorted({name.partition(".")[0] for name in HELD} | {"Cell"})
-VERBS = ("demo", "compare", "train", "report", "cells")
+VERBS = ("demo", "compare", "train", "measure", "report", "cells")
 
 
 def held(name: str) -> Any:

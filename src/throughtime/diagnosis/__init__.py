@@ -14,7 +14,7 @@ from throughtime.diagnosis.reach import reach
 from throughtime.diagnosis.saturation import saturation
 from throughtime.diagnosis.vanishing import vanishing
 from throughtime.diagnosis.window import window
-from throughtime.records import DataCard, Finding, FlowRecord, RunRecord, Study
+from throughtime.records import DataCard, Finding, FlowRecord, Measurement, RunRecord, Study
 
 Rule = Callable[[Case], Iterator[Finding]]
 
@@ -24,19 +24,25 @@ _SERIOUS_FIRST = ("serious", "warning", "note", "good")
 __all__ = ["RULES", "Case", "Rule", "diagnose"]
 
 
-def diagnose(record: FlowRecord | RunRecord | Study) -> tuple[Finding, ...]:
+def diagnose(record: FlowRecord | RunRecord | Study | Measurement) -> tuple[Finding, ...]:
     """What a record says is wrong or right, most serious first; each with evidence, advice and a check of the advice.
 
     A `Study` says most: it knows the task's lag, the obvious guess and the command. A `RunRecord` alone knows how it
-    was trained, a `FlowRecord` alone how the gradient travelled.
+    was trained, a `FlowRecord` alone how the gradient travelled. Of a `Measurement` every layer is judged for itself,
+    and there is nothing to type: the model is somebody's own.
     """
     found = [finding for case in _cases(record) for rule in RULES for finding in rule(case)]
+    if isinstance(record, Measurement):
+        found = [replace(finding, command="") for finding in found]
     return tuple(sorted(found, key=lambda finding: _SERIOUS_FIRST.index(finding.severity)))
 
 
-def _cases(record: FlowRecord | RunRecord | Study) -> Iterator[Case]:
+def _cases(record: FlowRecord | RunRecord | Study | Measurement) -> Iterator[Case]:
     if isinstance(record, FlowRecord):
         yield Case(record, record if record.moment == "before" else None)
+    elif isinstance(record, Measurement):
+        known = record.card if record.card is not None and record.card.lag is not None else None
+        yield from (Case(flow, None, data=known, named=flow.layer) for flow in record.flows)
     elif isinstance(record, RunRecord):
         yield from _layers(record, None, "")
     else:

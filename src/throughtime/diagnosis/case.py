@@ -28,10 +28,13 @@ class Case:
     command: str = ""  # what started the study; empty if that is not known
     layers: int = 1  # of the run
     leads: bool = True  # whether no other layer of the run reaches further back: it speaks for the whole run
+    named: str = ""  # a layer of somebody's own model, measured as it is
 
     @property
     def cell(self) -> str:
-        """How the run is named, else the cell."""
+        """How the run is named, or the layer of a model of somebody's own, else the cell."""
+        if self.named:
+            return self.named
         if self.run is not None:
             return self.run.label
         return self.flow.cell if self.flow is not None else ""
@@ -46,6 +49,8 @@ class Case:
     @property
     def when(self) -> str:
         """The moment of the flow that is judged, in words."""
+        if self.named:
+            return "as it is,"
         moment = self.flow.moment if self.flow is not None else "after"
         return {"before": "before training", "during": "while training", "after": "after training"}[moment]
 

@@ -164,3 +164,6 @@ class Measurement:
     data: str  # what it was measured on, in a sentence
     flows: tuple[FlowRecord, ...]  # one for each layer and direction
     left_out: tuple[str, ...] = ()  # layers that could not be measured, and why; sentences
+    loss: str = ""  # its value and how it was taken, in words
+    card: DataCard | None = None
+    notes: tuple[str, ...] = ()  # what to know of how the model was called; sentences

@@ -9,19 +9,33 @@ from pathlib import Path
 from throughtime.diagnosis import diagnose
 from throughtime.disk import write_whole
 from throughtime.errors import InputError
-from throughtime.records import Finding
+from throughtime.records import DepthRecord, Finding
 from throughtime.view import words
 from throughtime.view.markup import Node, joined
 from throughtime.view.page import document
-from throughtime.view.sections import advice, blame, clipping, gaps, gates, lags, learning, repeat, verdict
+from throughtime.view.sections import (
+    advice,
+    blame,
+    clipping,
+    depth,
+    gaps,
+    gates,
+    lags,
+    learning,
+    measured,
+    memory,
+    repeat,
+    verdict,
+    weights,
+)
 from throughtime.view.subject import Records, Subject, subject
 
 
 def report(records: Records | Iterable[Records], path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Draw records as one HTML file that opens from disk, asks nothing of any network, and reads without scripts.
 
-    `records` is a Study, a RunRecord, a FlowRecord, or several runs and flow records. Returns the path written.
-    The file appears whole or not at all.
+    `records` is a Study, a Measurement, a RunRecord, a FlowRecord, a DepthRecord, or several of the last three. Returns
+    the path written. The file appears whole or not at all.
     Raises InputError if there is nothing to draw, if `path` exists and `overwrite` is not set, or if it cannot be
     written.
     """
@@ -41,33 +55,42 @@ def report(records: Records | Iterable[Records], path: str | os.PathLike[str], *
 
 def page(about: Subject) -> str:
     """The whole page as text."""
+    if about.deep and not about.strands and not about.runs:  # nothing here went through time
+        chains = tuple(one for one in (depth.section(about), gaps.section(about)) if one is not None)
+        return document(about.title, _byline(about), chains, _foot(about))
     step = about.data.step if about.data else "step"
     sections = (
         verdict.section(about),
-        repeat.section(about),
-        learning.section(about),
+        repeat.section(about) if about.measurement is None else measured.section(about, about.measurement),
+        learning.section(about) if about.measurement is None else None,
         lags.section(about),
         blame.section(about),
+        weights.section(about),
         gates.section(about, step),
-        clipping.section(about),
+        memory.section(about),
+        clipping.section(about) if about.measurement is None else None,
+        depth.section(about),
         advice.section(about, _findings(about)),
         gaps.section(about),
     )
-    return document(about.title, _byline(about), sections, _foot(about))
+    return document(about.title, _byline(about), tuple(one for one in sections if one is not None), _foot(about))
 
 
 def _findings(about: Subject) -> tuple[Finding, ...]:
-    return tuple(finding for record in about.records for finding in diagnose(record))
+    judged = (record for record in about.records if not isinstance(record, DepthRecord))
+    return tuple(finding for record in judged for finding in diagnose(record))
 
 
 def _byline(about: Subject) -> Node:
     names = joined(dict.fromkeys(strand.label for strand in about.strands) or [one.label for one in about.runs])
-    when = f", {words.moment(about.study.created)}" if about.study else ""
+    when = f", {words.moment(about.origin.created)}" if about.origin else ""
+    if not names:
+        return ("How the gradient travelled back through the layers of ", joined(one.label for one in about.deep))
     return ("How the gradient travelled back through time in ", names, when)
 
 
 def _foot(about: Subject) -> Node:
-    version = about.study.versions.get("throughtime") if about.study else None
+    version = about.origin.versions.get("throughtime") if about.origin else None
     return (
         f"Drawn by throughtime{' from records of version ' + version if version else ''}. Every picture is drawn from "
         "numbers in this file; nothing is fetched. Exact zeros, numbers below a scale and gaps in the measurement each "

@@ -59,7 +59,7 @@ def _moments(strand: Strand) -> list[Moment]:
     if strand.before is not None and strand.before.blame is not None and strand.trained:
         found.append(("untrained", strand.before, strand.before.blame))
     assert strand.now.blame is not None
-    found.append(("trained" if strand.trained else "untrained", strand.now, strand.now.blame))
+    found.append((strand.state, strand.now, strand.now.blame))
     return found
 
 

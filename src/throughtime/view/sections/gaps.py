@@ -19,6 +19,9 @@ def section(subject: Subject) -> Section:
     for one in subject.runs:
         for gap in _run_gaps(one):
             lacking.setdefault(gap, []).append(cell(one.label, one.colour))
+    for deep in subject.deep:
+        for gap in deep.record.left_out:
+            lacking.setdefault(gap, []).append(cell(deep.label, deep.colour))
     found = [text("{}: {}", joined(dict.fromkeys(whose)), gap) for gap, whose in lacking.items()]
     seeds = {one.run.seed for one in subject.runs}
     if len(seeds) == 1:
@@ -27,6 +30,8 @@ def section(subject: Subject) -> Section:
                 "The spread between seeds: every run used the same one, so differences of a few percent may be chance."
             )
         )
+    if subject.measurement is not None:
+        found += [text("{}", gap) for gap in subject.measurement.left_out]
     if subject.data is not None and subject.data.lag is None:
         found.append(
             Html("The lag the task needs: the data do not say it, so “enough” is judged by what was measured.")
@@ -59,7 +64,7 @@ def _flow_gaps(strand: Strand) -> list[str]:
     elif words.censored(now.lags):
         why = "no probe sequence is longer" if now.lags.longest() >= now.T - 1 else "the measurement stopped there"
         gaps.append(f"lags over {now.lags.longest()}: {why}, and the gradient was still there.")
-    if strand.before is None:
+    if strand.before is None and not strand.found:
         gaps.append("the untrained net, so what training changed is not known.")
     if not strand.trained:
         gaps.append("the trained net.")

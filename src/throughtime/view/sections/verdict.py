@@ -37,7 +37,8 @@ def judge(strand: Strand, data: DataCard | None) -> Judgement:
             whole = lags.longest() >= strand.now.T - 1
             far = "Over the whole sequence" if whole else "As far as was measured"
             return Judgement("yes" if whole else "open", f"{far}: {words.some(lags.longest(), 'step')}.")
-        room = _room(data) or f"{words.count(strand.now.T)} were looked at"
+        there = None if strand.found else _room(data)
+        room = there or f"{words.count(strand.now.T)} were looked at"
         return Judgement("open", f"{words.some(reached, 'step')}; {room}; how many the task needs is not known.")
     if reached >= need:
         return Judgement("yes", f"Enough: the task needs {words.some(need, 'step')}.")
@@ -57,6 +58,8 @@ def headline(subject: Subject) -> Node:
     ]
     need = subject.data.lag if subject.data else None
     room = f"the task needs {words.count(need)}" if need is not None else _room(subject.data)
+    if need is None and subject.measurement is not None:
+        room = ""
     end = f"; {room}." if room else "."
     return text("1% of the gradient still reaches {}{}", joined(each), end)
 
@@ -87,18 +90,19 @@ def section(subject: Subject) -> Section:
     for strand in subject.strands:
         judgement = judge(strand, subject.data)
         untrained = words.horizon(strand.before.lags) if strand.before and strand.trained else "–"
-        rows.append(
-            (
-                _cell(strand),
-                tag("span", words.horizon(strand.now.lags), class_="big"),
-                words.half_life(strand.now.lags),
-                untrained,
-                _score(subject, strand),
-                tag("span", judgement.says, class_=f"judged {judgement.enough}"),
-            )
-        )
+        row: list[Node] = [
+            _cell(strand),
+            tag("span", words.horizon(strand.now.lags), class_="big"),
+            words.half_life(strand.now.lags),
+            strand.now.cell if strand.found else untrained,
+            words.some(strand.now.T, "step") if strand.found else _score(subject, strand),
+            tag("span", judgement.says, class_=f"judged {judgement.enough}"),
+        ]
+        rows.append(row)
         bars += _bars(strand)
     heads = ("Cell", "Horizon, steps", "Half-life, steps", "Horizon untrained", "Held-out score", "Is that enough?")
+    if subject.measurement is not None:
+        heads = ("Layer", "Horizon, steps", "Half-life, steps", "Cell", "Ran", "Is that enough?")
     need = subject.data.lag if subject.data else None
     chart = Bars(
         title="How many steps back 1% of the gradient still reaches",
@@ -126,7 +130,7 @@ def _right(subject: Subject) -> float:
 
 def _bars(strand: Strand) -> list[Bar]:
     found = []
-    moments = [("trained" if strand.trained else "untrained", strand.now, not strand.trained)]
+    moments = [(strand.state, strand.now, not strand.trained)]
     if strand.trained and strand.before is not None:
         moments.append(("untrained", strand.before, True))
     for name, flow, hollow in moments:

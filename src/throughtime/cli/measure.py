@@ -1,0 +1,172 @@
+"""`throughtime measure`: the microscope on somebody's own torch model, or again on a run of ours."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from throughtime.cli.options import Reading, given
+from throughtime.errors import InputError
+
+if TYPE_CHECKING:
+    from throughtime.records import Measurement
+
+EXAMPLE = "Example: throughtime measure my_model.py:make --data reviews.csv"
+
+
+class Derivative(StrEnum):
+    """Which of the two derivatives."""
+
+    boundary = "boundary"
+    node = "node"
+
+
+_RUN = "Run"
+
+
+def run(
+    reading: Reading,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="FILE.py:FUNCTION, a function of yours that returns your torch model, or (model, loss); its code is "
+            "run. Or the folder of a run of ours.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A batch in an .npz file (x, y, lengths, …), or whatever can be trained on: a table, a text, digits, "
+            "adding, …",
+            show_default=False,
+        ),
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(help="Only this layer, as the model names it (repeatable).", show_default=False)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Sequences in the step that is measured.", show_default="32", min=1)
+    ] = None,
+    time_first: Annotated[bool, typer.Option("--time-first", help="The model reads (T, B, …), not (B, T, …).")] = False,
+    derivative: Annotated[
+        Derivative, typer.Option(help="With the parts of the state held apart, or in all.")
+    ] = Derivative.boundary,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write (default: runs/measure-NAME).", rich_help_panel=_RUN, show_default=False),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the measurement at --out.", rich_help_panel=_RUN)
+    ] = False,
+    seed: Annotated[
+        int,
+        typer.Option(help="Decides the split and what the factory draws.", rich_help_panel=_RUN, min=0, max=2**63 - 1),
+    ] = 0,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, … (default: where the model is).", rich_help_panel=_RUN, show_default=False),
+    ] = None,
+) -> None:
+    """Measure how far back a torch model of your own learns, on one training step of it, and write a report.
+
+    FUNCTION is called with nothing; or with the data's card if it takes one argument (data.inputs, data.outputs,
+    data.tokens, data.labels, data.lengths); or, if it takes two, also with batches (x, lengths, y) to train on first.
+
+    Without a loss of yours it is cross-entropy for classes and mean squared error for numbers.
+    """
+    folder = Path(model)
+    file, name = ("", "") if folder.is_dir() else _parsed(model)
+    from throughtime.study.folder import fresh
+    from throughtime.study.measured import check_free, keep
+
+    place = out or fresh(f"measure-{(Path(file).stem if file else folder.resolve().name)}")
+    check_free(place, overwrite=overwrite)
+
+    from throughtime.study.again import measure_again
+    from throughtime.study.measure import Asked, measure
+
+    command = shlex.join(["throughtime", *sys.argv[1:]])
+    asked = Asked(data, given(reading), batch, seed, device, tuple(layer or ()), time_first, derivative.value, command)
+    with _saying() as say:
+        measured = measure(Path(file), name, asked, say) if file else measure_again(folder, asked, say)
+        say("writing the report")
+        keep(measured, place, overwrite=overwrite)
+    _show(measured)
+    typer.echo(f"report: {place / 'report.html'}")
+
+
+def _parsed(target: str) -> tuple[str, str]:
+    """FILE.py:FUNCTION in two; without a function, "" for it."""
+    file, _, name = target.rpartition(":")
+    if target.endswith(".py"):
+        return target, ""
+    if file.endswith(".py"):
+        return file, name
+    raise InputError(
+        f"{target}: is no folder, and not FILE.py:FUNCTION; name a Python file and a function in it that returns your "
+        "model, as in my_model.py:make, or the folder of a run."
+    )
+
+
+@contextmanager
+def _saying() -> Iterator[Callable[[str], None]]:
+    """Tells on stderr what is being done: one line that changes on a terminal, else a line each."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+
+    def line(text: str) -> None:
+        console.print(f"{text} …", highlight=False, markup=False, soft_wrap=True)
+
+    if not console.is_terminal:
+        yield line
+        return
+    with console.status("") as status:
+
+        def change(text: str) -> None:
+            if text.startswith("running "):
+                line(text)  # that somebody's code is run stays to be read
+            status.update(f"[dim]{escape(text)} …")
+
+        from rich.markup import escape
+
+        yield change
+
+
+def _show(measured: Measurement) -> None:
+    """The result: a row a layer, and what to know of it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from throughtime.cli.screen import half_life_text, horizon_text
+    from throughtime.diagnosis import diagnose
+    from throughtime.diagnosis.wording import factor
+
+    console = Console()
+    first: dict[str, str] = {}
+    for finding in diagnose(measured):
+        first.setdefault(finding.cell, finding.title.removeprefix(f"{finding.cell}: "))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("layer", overflow="fold")
+    table.add_column("cell", no_wrap=True)
+    for head in ("steps", "horizon", "half-life", "gradient at start"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for flow in measured.flows:
+        start = factor(float(flow.adjoint[0]))
+        table.add_row(flow.layer, flow.cell, str(flow.T), horizon_text(flow), half_life_text(flow), start)
+    console.print(table)
+    told = [f"{flow.layer}: {first[flow.layer]}" for flow in measured.flows if flow.layer in first]
+    told += [f"loss: {measured.loss}", f"data: {measured.data}"]
+    told += [f"note: {note}" for note in measured.notes]
+    told += [f"left out: {what}" for what in measured.left_out]
+    for text in told:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)

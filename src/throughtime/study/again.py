@@ -1,0 +1,108 @@
+"""Measures the trained nets of a study again, from their weights, on data that were held out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from throughtime import history
+from throughtime.data.dataset import Batch, Dataset
+from throughtime.errors import InputError
+from throughtime.microscope.watcher import watch
+from throughtime.models import Net
+from throughtime.records import FlowRecord, Measurement
+from throughtime.study.folder import Folder, Origin
+from throughtime.study.measure import LOOKED_AT, Asked, Say, chosen, gathered
+from throughtime.study.plan import Trial
+from throughtime.study.run import reopen
+from throughtime.study.specimen import SEQUENCES, spread
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a study's, or that of one run in a study."""
+    return (path / "study.json").is_file() or _inside(path)
+
+
+def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measurement:
+    """Rebuild every net of a study (or the one whose folder `path` is) from its best weights, and measure it.
+
+    The nets are in evaluation mode: dropout is off. Nothing is written. Raises InputError if the folder, its data or
+    its weights are not what they were, or if nothing was trained.
+    """
+    if asked.data is not None or asked.reading:
+        raise InputError(f"{path}: a study is measured on its own held-out data; leave out --data and how to read it.")
+    if asked.device not in (None, "cpu") or asked.time_first:
+        raise InputError(
+            f"{path}: a study is measured on the CPU, as its nets read; leave out --device and --time-first."
+        )
+    folder = Folder(path.parent if _inside(path) else path)
+    say(f"reading the data of {folder.path}")
+    origin, dataset = reopen(folder)
+    trials = [t for t in origin.plan.trials if not _inside(path) or folder.run(t.choice) == path]
+    begun = [trial for trial in trials if _weights(folder, trial) is not None]
+    if not begun:
+        raise InputError(f"{path}: holds no trained weights yet; train first, or go on with --resume.")
+    rows = spread(dataset.valid, asked.batch or SEQUENCES, continues=dataset.continues)
+    batch = dataset.valid.batch(rows)
+    flows: list[FlowRecord] = []
+    left_out: list[str] = [f"{t.choice.label}: has no trained weights yet." for t in trials if t not in begun]
+    losses: list[str] = []
+    for trial in begun:
+        say(f"measuring {trial.choice.label}")
+        seen, missing, loss = _one(trial, origin, folder, batch, dataset, asked)
+        flows += seen
+        left_out += [f"{trial.choice.label}: {one}" for one in missing]
+        losses.append(f"{trial.choice.label} {loss:.4g}")
+    card = origin.data
+    return gathered(
+        f"{origin.title}, measured again",
+        asked,
+        model=f"{', '.join(trial.choice.label for trial in begun)} of {path}, best weights, in evaluation mode",
+        data=f"{batch.size} of {len(dataset.valid)} held-out sequences of {card.name}, up to "
+        f"{int(batch.lengths.max())} {card.step}s",
+        card=card,
+        loss=f"{', '.join(losses)}; the one it was trained with",
+        flows=chosen(flows, asked.layers),
+        left_out=left_out,
+        notes=(),
+        device=torch.device("cpu"),
+    )
+
+
+def _inside(path: Path) -> bool:
+    return (path / "run.json").is_file() and (path.parent / "study.json").is_file()
+
+
+def _weights(folder: Folder, trial: Trial) -> Path | None:
+    run = folder.run(trial.choice)
+    return next((file for name in ("best", "last") if (file := run / f"{name}.safetensors").is_file()), None)
+
+
+def _one(
+    trial: Trial, origin: Origin, folder: Folder, batch: Batch, dataset: Dataset, asked: Asked
+) -> tuple[list[FlowRecord], tuple[str, ...], float]:
+    """Every layer of one net, named after its run; what was left out; the loss."""
+    label = trial.choice.label
+    net = Net.build(origin.data, trial.choice.name, options=trial.choice.options, seed=0, **vars(trial.shape))
+    file = _weights(folder, trial)
+    assert file is not None
+    try:
+        net.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"{file}: these weights cannot be used ({' '.join(str(error).split())}); restore the file, or train again."
+        ) from error
+    net.eval()
+    watching = watch(net, every=1, derivative=asked.derivative, thorough=True, sequences=LOOKED_AT)
+    with watching:
+        loss = net.loss(net(batch)[0], batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+    records = watching.records or (watching.record,)
+    updates = len(history.read(folder.run(trial.choice) / history.NAME).updates)
+    named = [label] if len(records) == 1 else [f"{label} {one.layer.removeprefix('recurrent.')}" for one in records]
+    flows = [replace(one, layer=name, moment="after", update=updates) for one, name in zip(records, named, strict=True)]
+    return flows, watching.left_out, float(loss.detach())

@@ -1,0 +1,67 @@
+"""What was measured in a model of somebody's own, on what, and how to do it again."""
+
+from __future__ import annotations
+
+from throughtime.records import DataCard, Measurement
+from throughtime.view import words
+from throughtime.view.markup import Node, joined, tag, text
+from throughtime.view.page import Section, cell, facts
+from throughtime.view.subject import Subject
+from throughtime.view.tables import table
+
+HEADS = ("Layer", "Cell", "Units", "Sequences followed", "Steps", "Precision", "Time to measure")
+
+
+def section(subject: Subject, measurement: Measurement) -> Section:
+    """Command, model, data, loss, versions, machine; the layers."""
+    body: list[Node] = []
+    if measurement.command:
+        body.append(tag("pre", tag("code", measurement.command), class_="command", tabindex=0))
+    body += [tag("div", _layers(subject), class_="scroll"), _where(measurement)]
+    if measurement.notes:
+        body += [tag("h3", "How the model was called"), tag("ul", (tag("li", n) for n in measurement.notes))]
+    if measurement.card is not None and measurement.card.notes:
+        body += [
+            tag("h3", "What happened to the data on the way in"),
+            tag("ul", (tag("li", n) for n in measurement.card.notes)),
+        ]
+    question = "What was measured, and how do I repeat it?"
+    return Section("repeat", "How to repeat it", question, _headline(subject, measurement), tuple(body))
+
+
+def _headline(subject: Subject, measurement: Measurement) -> Node:
+    names = joined(cell(strand.label, strand.colour) for strand in subject.strands)
+    spent = words.duration(sum(strand.now.seconds for strand in subject.strands))
+    return text("{} of {}, on {}; measured in {}.", names, measurement.model, measurement.data, spent)
+
+
+def _layers(subject: Subject) -> Node:
+    rows = []
+    for strand in subject.strands:
+        flow = strand.now
+        sizes = (words.count(flow.H), words.count(flow.B), words.count(flow.T))
+        name = cell(strand.label, strand.colour)
+        rows.append((name, flow.cell, *sizes, flow.dtype, words.duration(flow.seconds)))
+    return table(HEADS, rows, stack=True)
+
+
+def _where(measurement: Measurement) -> Node:
+    card = measurement.card
+    return facts(
+        {
+            "Model": measurement.model,
+            "Data": measurement.data,
+            "Data hash": tag("code", f"SHA-256 {card.digest}") if card is not None and card.digest else None,
+            "Loss": measurement.loss,
+            "Task": None if card is None else _task(card),
+            "Versions": ", ".join(f"{name} {version}" for name, version in measurement.versions.items()),
+            "Machine": measurement.machine,
+            "Time": words.moment(measurement.created),
+        }
+    )
+
+
+def _task(card: DataCard) -> str:
+    inputs = "one of " + words.some(card.inputs, "token") if card.tokens else words.some(card.inputs, "value")
+    lag = f"; its lag is {words.some(card.lag, 'step')}" if card.lag is not None else ""
+    return f"{card.kind}, one step is one {card.step} ({inputs}){lag}"
