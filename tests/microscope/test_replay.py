@@ -124,7 +124,7 @@ def test_dropout_between_layers_with_the_masks_that_were_drawn(kind: str, how: s
     torch.set_rng_state(state)
     found = caught(module, step)
     after = torch.get_rng_state()
-    # By hand: what torch drops is as long as what it drops from, time first; packed, there is one row a step and sequence.
+    # By hand: torch drops from what one layer hands to the next, time first; packed, one row a step and sequence.
     torch.set_rng_state(state)
     masks = []
     for _ in range(2):

@@ -18,6 +18,8 @@ from throughtime.cells.cell import Cell, State, make
 from throughtime.errors import FlowError
 from throughtime.modules import Recurrent
 
+OUTPUT = ""  # stands for what a module put out, where parts of the state are named
+
 _MODES = {
     "LSTM": ("lstm", {}),
     "GRU": ("gru", {}),
@@ -206,7 +208,7 @@ class Call:
     dropped: Dropped | None  # None: nothing was, between its layers
     goes_on: bool  # whether a gradient goes on from its initial state, to something that is not caught here
     after: Call | None = None  # the call whose final state it goes on from
-    came: dict[str, Tensor] = field(default_factory=dict)  # "output" or a part of the final state -> gradient
+    came: dict[str, Tensor] = field(default_factory=dict)  # OUTPUT, or a part of the final state -> gradient
     returned: dict[str, Tensor] = field(default_factory=dict)  # part -> what went back from here to `after`
     answered: bool = False
     changed: bool = False  # its weights were, before the gradient came

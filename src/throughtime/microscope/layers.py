@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from throughtime.cells.cell import State
 from throughtime.errors import FlowError
 from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import Anatomy, Call, Dropped, Pick, Snapshot, chains
+from throughtime.microscope.calls import OUTPUT, Anatomy, Call, Dropped, Pick, Snapshot, chains
 from throughtime.microscope.replay import replay
 
 
@@ -188,7 +188,7 @@ class LayerCatcher:
             call = self._caught(x, stacked, start, final)
         self._calls.append(call)
         self._finals.append((call, final, [part._version for part in final.values()]))
-        self._await(stacked, call, call.came, "output")
+        self._await(stacked, call, call.came, OUTPUT)
         for part, tensor in final.items():
             self._await(tensor, call, call.came, part)
         if call.after is not None:
@@ -230,7 +230,7 @@ class LayerCatcher:
             if gradient is None:
                 return
             with torch.no_grad():
-                its = call.pick.steps(gradient) if name == "output" else call.pick.states(gradient)
+                its = call.pick.steps(gradient) if name == OUTPUT else call.pick.states(gradient)
                 into[name] = into[name] + its if name in into else its  # there may be several backward passes
                 call.changed = call.changed or not call.weights.stands()
             call.answered = True

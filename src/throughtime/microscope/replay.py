@@ -23,7 +23,7 @@ from throughtime.flow.adjoint import checked
 from throughtime.flow.sighting import Sighting
 from throughtime.flow.sweep import shift
 from throughtime.flow.trajectory import Trajectory
-from throughtime.microscope.calls import Anatomy, Call
+from throughtime.microscope.calls import OUTPUT, Anatomy, Call
 
 _ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
 
@@ -121,7 +121,7 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
         masks=dropped if any(its is not None for its in masks) else None,
         lengths=lengths.sum(0),
         turned=joined.turned(),
-        delta=joined.steps([call.came.get("output", torch.zeros_like(call.output)) for call in calls]),
+        delta=joined.steps([call.came.get(OUTPUT, torch.zeros_like(call.output)) for call in calls]),
         ends=ends,
         rounding=max(torch.finfo(call.dtype).eps for call in calls),
         notes=_notes(calls),
