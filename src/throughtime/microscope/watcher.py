@@ -115,7 +115,7 @@ class Watch:
 
     @property
     def records(self) -> tuple[FlowRecord, ...]:
-        """Of the last step that was measured, one for each layer, direction and chain of calls, in the model's order."""
+        """Of the last step that was measured: one for each layer, direction and chain, in the order of the model."""
         if self._open and torch._C._current_graph_task_id() == -1 and any(c.answered for c in self._catchers.values()):
             self._settle()
         return self._records
@@ -220,14 +220,14 @@ class Watch:
         self._handles.append(module.register_forward_pre_hook(Hook(called), prepend=True))
         weight = next((p for p in module.parameters() if p.requires_grad), None)
         if weight is not None:
-            self._handles.append(weight.register_hook(came))
+            self._handles.append(weight.register_hook(came))  # type: ignore[no-untyped-call]
             return
 
         def put_out(module: nn.Module, args: Any, output: Any) -> None:
             if not torch.compiler.is_compiling() and torch.is_grad_enabled() and not _inside_backward():
                 ahead = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
                 if ahead:
-                    ahead[0].register_hook(came)
+                    ahead[0].register_hook(came)  # type: ignore[no-untyped-call]
 
         self._handles.append(module.register_forward_hook(Hook(put_out)))
 

@@ -1,0 +1,248 @@
+"""What was caught of a cell in a loop, put together in time: one sighting for each chain of calls.
+
+The states are those that the cell put out, so that what is linearised is where training really was. Each step is
+checked on its own: from the state before it, the equations must give the state that came out, and from the gradient
+after it the gradient that came back.
+
+Dimensions: T steps of a chain of calls, n sequences, I inputs, H units, P parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from throughtime.cells.cell import Cell, Parameters, Read, State
+from throughtime.engines import Unrolled
+from throughtime.errors import FlowError
+from throughtime.flow.adjoint import checked
+from throughtime.flow.sighting import Sighting
+from throughtime.flow.trajectory import Trajectory
+from throughtime.microscope.calls import Snapshot
+from throughtime.microscope.replay import _ROUNDINGS, _size
+
+_BACK = 4096.0  # how many roundings of its dtype a step back may be away from the equations' derivative,
+_AT_MOST = 0.5  # but not more than this, of the gradients before and after it
+_FAINT = 100.0  # roundings: a difference that is smaller has two digits at most
+
+
+@dataclass(frozen=True)
+class Came:
+    """What one backward pass brought to one part of a state, (n, H)."""
+
+    whole: Tensor
+    shares: Sequence[tuple[bool, Tensor]]  # of it: what the step itself (True) or the next one read of it, as it came
+
+    def outside(self) -> Tensor:
+        """The rest, in float64: exactly zero where the shares, added up as autograd does, are the whole."""
+        if not self.shares:
+            return self.whole.double()
+        total = self.shares[0][1]
+        for _, share in self.shares[1:]:
+            total = total + share
+        exact = torch.stack([share.double() for _, share in self.shares]).sum(0)
+        return torch.where(self.whole == total, 0.0, self.whole.double() - exact)
+
+    def part_of_it(self, *, inner: bool) -> Tensor:
+        """What the step itself, or the next one, read; in float64."""
+        found = torch.zeros_like(self.whole, dtype=torch.float64)
+        for its, share in self.shares:
+            if its == inner:
+                found += share
+        return found
+
+
+@dataclass(eq=False)
+class Step:
+    """One call of a cell, numbers of the kept sequences as they were; and the gradients that came back to it."""
+
+    number: int  # of the calls that were caught, from 1
+    x: Tensor  # (n, I)
+    given: Mapping[str, Tensor]  # part -> (n, H); empty: zeros
+    out: Mapping[str, Tensor]
+    B: int
+    rows: Tensor | None  # (n,) which sequences were kept; None: all
+    weights: Snapshot
+    dtype: torch.dtype  # in which it was computed
+    before: Step | None  # the call whose state it goes on from
+    cut: str  # why there is none although its state was made from one; empty: it was not
+    goes_on: bool  # whether a gradient goes on from its initial state
+    keys: Mapping[str, tuple[int, int, int]]  # part -> where autograd has it from
+    taken: bool = False  # whether a call goes on from this one
+    at: int = 0  # its step in its chain
+    fed: bool = False  # whether its input was made from an earlier output
+    aliased: bool = False  # whether a part is the very tensor of another, or of the state before
+    changed: bool = False  # its weights were, before the gradient came
+    waiting: dict[str, list[tuple[int, bool, Tensor]]] = field(default_factory=dict)  # by backward pass
+    came: dict[str, list[Came]] = field(default_factory=dict)  # part -> one for each backward pass
+
+    def part_of(self, key: tuple[int, int, int]) -> str:
+        """The part that was put out under this key."""
+        return next(part for part, its in self.keys.items() if its == key)
+
+
+def joined(answered: Iterable[Step]) -> list[list[Step]]:
+    """The calls that a gradient came back to and those before them, chain by chain, in the order of their first."""
+    steps: dict[int, Step] = {}
+    for step in answered:
+        at: Step | None = step
+        while at is not None and at.number not in steps:
+            steps[at.number] = at
+            at = at.before
+    chains: dict[Step, list[Step]] = {}
+    ends: dict[Step, list[Step]] = {}
+    for _, step in sorted(steps.items()):
+        chain = chains.setdefault(step, []) if step.before is None else ends.pop(step.before)
+        chain.append(step)
+        ends[step] = chain
+    return list(chains.values())
+
+
+def sighting(name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...]) -> Sighting:
+    """A chain of calls as one run, with δ.
+
+    Raises FlowError if weights changed, if a state or gradient is not finite, if the state was changed where autograd
+    did not see it, or if a step is not what the cell's equations make of it, forward or back.
+    """
+    _check_weights(name, chain)
+    with torch.no_grad():
+        along, off = _along(name, cell, chain)
+        _check_equations(name, along, off, chain)
+        delta = torch.cat([_each(along, chain, part, Came.outside) for part in cell.parts], dim=-1)
+    if not bool(torch.isfinite(delta).all()):
+        step = int((~torch.isfinite(delta)).flatten(1).any(1).nonzero()[-1])
+        raise FlowError(
+            f"the gradient that came back to {name} is not finite at step {step}; look at the loss, or at the loss "
+            "scale if there is one."
+        )
+    seen = Sighting(name, along, checked(along, delta), float("nan"), notes + _notes(chain) + _faint(chain))
+    if along.T > 1 and not any(step.aliased for step in chain):
+        _check_way_back(seen, chain)
+    return seen
+
+
+def _each(along: Trajectory, chain: Sequence[Step], part: str, what: Callable[[Came], Tensor]) -> Tensor:
+    """Something of all backward passes that came to a part, (T, n, H)."""
+    zero = along.x.new_zeros(along.B, along.cell.hidden_size)
+    return torch.stack([sum((what(came) for came in step.came.get(part, ())), start=zero) for step in chain])
+
+
+def _check_weights(name: str, chain: Sequence[Step]) -> None:
+    if any(step.changed or not step.weights.same(chain[0].weights) for step in chain):
+        raise FlowError(
+            f"the weights of {name} changed between its calls and the gradient's return, so that gradient belongs to "
+            "no one set of weights; update them after the backward pass."
+        )
+
+
+def _along(name: str, cell: Cell, chain: Sequence[Step]) -> tuple[Trajectory, Mapping[str, Tensor]]:
+    """The run, and by part how far its steps are from the cell's equations, (T, n, H)."""
+    T, first = len(chain), chain[0]
+    for earlier, later in pairwise(chain):
+        if not all(torch.equal(later.given[part], earlier.out[part]) for part in cell.parts):
+            raise FlowError(
+                f"the state of {name} was changed between two calls where autograd does not see it (.data, or in place "
+                "under torch.no_grad), so the steps do not belong together; change it by an ordinary operation."
+            )
+    x = torch.stack([step.x for step in chain]).double()
+    states = {part: torch.stack([step.out[part] for step in chain]).double() for part in cell.parts}
+    n, H = states[cell.parts[-1]].shape[1:]
+    initial = State(
+        **{part: first.given[part].double() if first.given else x.new_zeros(n, H) for part in cell.parts},
+    )
+    for what, tensors in (("input", {"x": x}), ("initial state", initial), ("state", states)):
+        for part, tensor in tensors.items():
+            if not bool(torch.isfinite(tensor).all()):
+                which = "" if what == "input" else f' "{part}"'
+                off = (~torch.isfinite(tensor)).flatten(1).any(1).nonzero()
+                at = "" if what == "initial state" else f" at step {int(off[0])}"
+                raise FlowError(
+                    f"the {what}{which} of {name} is not finite{at}, so no gradient through it is defined; look at the "
+                    "weights and the input, or stop at the first loss that is not finite."
+                )
+    parameters: Parameters = {part: value.double() for part, value in first.weights.values[0].items()}
+    old = {part: torch.cat([initial[part].unsqueeze(0), states[part][:-1]]).flatten(0, 1) for part in cell.parts}
+    read = Read(**{port: old[part] for port, part in cell.reads.items()})
+    new, gates = cell.step(cell.share(x.flatten(0, 1), parameters), read, cell.weights(parameters))
+    opened = {gate: value.view(T, n, -1) for gate, value in gates.items()}
+    final = State(**{part: states[part][-1] for part in cell.parts})
+    run = Unrolled(cell, states, opened, final, "reference", initial)
+    along = Trajectory(cell, parameters, x, run, torch.full((n,), T, device=x.device))
+    return along, {part: (new[part].view(T, n, H) - states[part]).abs() for part in cell.parts}
+
+
+def _check_equations(name: str, along: Trajectory, off: Mapping[str, Tensor], chain: Sequence[Step]) -> None:
+    """Raise FlowError if the steps are further from the equations than the rounding of their dtype explains."""
+    allowed = _ROUNDINGS * max(torch.finfo(step.dtype).eps for step in chain)
+    slack = allowed * _size(along)
+    for part, by in off.items():
+        if bool((by > slack).any()):
+            step = int((by > slack).flatten(1).any(1).nonzero()[0])
+            raise FlowError(
+                f'{name} does more than its equations: at step {step} its state "{part}" is something else than they '
+                f"give, by {float(by.max()):.1e}. A hook or a method of its own changes it, or an operation in place "
+                "changed what it was given; no number here would be its own."
+            )
+
+
+def _check_way_back(seen: Sighting, chain: Sequence[Step]) -> None:
+    """Raise FlowError if what came back through a step is not what its derivative makes of what reached it.
+
+    Somebody may clip the gradient on its way, or replace it by a hook; then it is no sum over where it came from.
+    """
+    along, parts = seen.along, seen.along.cell.parts
+    with torch.no_grad():
+        back = torch.stack([_each(along, chain, part, lambda came: came.part_of_it(inner=False)) for part in parts])
+        reached = seen.delta + back  # the boundary's: without what the step itself reads of its own new state
+        pulled = seen.tangent.pull(reached[:, 1:].contiguous(), slice(1, along.T))
+        norms = [
+            torch.linalg.vector_norm(rows, dim=(0, -1)) for rows in (pulled - back[:, :-1], pulled, reached[:, 1:])
+        ]
+    allowed = min(_AT_MOST, _BACK * max(torch.finfo(step.dtype).eps for step in chain))
+    wrong = norms[0] > allowed * (norms[1] + norms[2])
+    if bool(wrong.any()):
+        step = int(wrong.any(1).nonzero()[-1]) + 1
+        raise FlowError(
+            f"the gradient of {seen.name} is changed on its way back through step {step}: what came out is not what "
+            "the step's derivative makes of what reached it. Is it clipped or replaced by a hook, or too small for its "
+            "dtype? Then it is no sum over where it came from."
+        )
+
+
+def _faint(chain: Sequence[Step]) -> tuple[str, ...]:
+    """A word on steps whose δ is the small difference of two large numbers."""
+    faint = 0
+    for step in chain:
+        outside = sum(float(came.outside().square().sum()) for its in step.came.values() for came in its)
+        whole = sum(float(came.whole.double().square().sum()) for its in step.came.values() for came in its)
+        faint += 0 < outside < (_FAINT * torch.finfo(step.dtype).eps) ** 2 * whole
+    if not faint:
+        return ()
+    return (
+        f"At {faint} of {len(chain)} steps what reached the state directly is so small beside what came through the "
+        "next step that the rounding of its dtype leaves few digits of it.",
+    )
+
+
+def _notes(chain: Sequence[Step]) -> tuple[str, ...]:
+    said = []
+    first = chain[0]
+    if first.rows is not None:
+        said.append(f"{len(first.rows)} of the {first.B} sequences of the batch were measured, evenly spread.")
+    if any(step.fed for step in chain):
+        said.append(
+            "Inputs of later steps were made from earlier outputs; what comes back that way counts as reaching those "
+            "outputs directly, not as coming through the steps between."
+        )
+    if first.goes_on:
+        said.append("What reaches the initial state goes on from there; it was not followed further.")
+    if first.dtype in (torch.bfloat16, torch.float16):
+        said.append(
+            f"The cell computed in {str(first.dtype).removeprefix('torch.')}; measured are its equations in float64, "
+            "at the states that it put out."
+        )
+    return tuple(said)
