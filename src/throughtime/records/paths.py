@@ -13,7 +13,10 @@ from throughtime.records.arrays import Floats, Integers
 
 @dataclass(frozen=True, eq=False)
 class PathRecord:
-    """What is left of a gradient along families of paths (MEASURES 11); medians of log10 C − log10 C(t, t)."""
+    """What is left of a gradient along families of paths (MEASURES 11); medians of log10 C − log10 C(t, t).
+
+    The derivative is that of the boundary: the parts of the state are held apart.
+    """
 
     lags: Integers  # (L,) τ, steps
     whole: Floats  # (L,) along every path
@@ -21,20 +24,25 @@ class PathRecord:
     without: Mapping[str, Floats]  # port -> (L,) along paths that never take this port
     carousel: str | None  # the port that excursions leave; None: the cell has none, and no excursions
     excursions: Floats | None  # (M + 1, L) along paths that leave the carousel exactly m times
-    pairs: int  # sources and sequences behind each median
+    pairs: Integers  # (L,) sources and sequences behind each median
     dtype: str
     seconds: float
 
 
 @dataclass(frozen=True, eq=False)
 class CarouselRecord:
-    """The lectures' two paths, and whether keeping is fair (MEASURES 10, 14); medians of log10 to ‖δ_t‖."""
+    """The lectures' two paths, and whether keeping is fair (MEASURES 10, 14); medians of log10.
+
+    t0 is a gradient at the node s_k, t1 one at the node h_k; both, and the bound, are ratios to ‖δ_t‖. What is kept is
+    a mean over units.
+    """
 
     lags: Integers  # (L,) τ, steps
     t0: Floats  # (L,) along the carousel alone
     t1: Floats | None  # (L,) along the output gate's loop alone; None: the cell has no output gate
-    t1_bound: Floats | None  # (L,) its bound
-    kept_forward: Floats  # (L,) the share of s_k left in s_t
-    kept_backward: Floats  # (L,) the share of the gradient at s_t left at s_k along the carousel
+    t1_bound: Floats | None  # (L,) its bound (‖K‖ ‖W_o‖)^τ; None: no output gate, or its loop is of another form
+    kept_forward: Floats | None  # (L,) the share of s_k left in s_t; None: the carousel mixes units
+    kept_backward: Floats | None  # (L,) the share of the gradient at s_t left at s_k along the carousel
+    pairs: Integers  # (L,) sources and sequences behind each median
     dtype: str
     seconds: float
