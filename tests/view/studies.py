@@ -17,6 +17,7 @@ from throughtime.records import (
     GateStats,
     LagProfile,
     ModelCard,
+    ParameterCredit,
     RunRecord,
     Settings,
     Study,
@@ -87,6 +88,17 @@ def example(words: tuple[str, ...], cell: str, rng: np.random.Generator) -> Exam
     return Example(words, "positive", "positive" if cell != "elman" else "negative", gates, state, memory, blame)
 
 
+def weights(T: int, decay: float, names: tuple[str, ...] = ("weight_ih", "weight_hh", "bias_hh")) -> ParameterCredit:
+    """dL/dθ whose terms fall by `decay` decades a lag and all point one way."""
+    lags = np.unique([*range(min(T, 65)), *np.geomspace(min(T, 65), T, 20).astype(int) - 1])
+    terms = {name: 0.3 * n - decay * (1 + 0.2 * n) * lags + 0.05 * np.sin(lags) for n, name in enumerate(names)}
+    sums = {name: np.log10(np.cumsum(10.0 ** each[::-1])[::-1]) for name, each in terms.items()}
+    rest = {name: np.append(each[1:], -np.inf) - each[0] for name, each in sums.items()}
+    return ParameterCredit(
+        "made", lags, terms, rest, {n: float(each[0]) for n, each in sums.items()}, 4, "float64", 0.4
+    )
+
+
 def flow(
     cell: str, moment: str, update: int, *, T: int = 64, H: int = 32, words: bool = False, last_only: bool = False,
     decay: float | None = None,
@@ -113,6 +125,7 @@ def flow(
         step_gain=0.1 + 0.1 * np.sin(k / 3),
         gates={name: gate(T, H, m, s, rng) for name, (m, s) in GATES[cell].items()},
         saturation=dict.fromkeys(GATES[cell], 0.1),
+        parameters=weights(T, fall), memory=profile(T, 0.8 * fall, bump=0.1),
         examples=tuple(example(steps, cell, rng) for _ in range(2)),
         left_out=("Transport of single units: asked for medians only.",),
     )  # fmt: skip
@@ -207,7 +220,8 @@ def hostile() -> Study:
     flows = tuple(
         dataclasses.replace(f, cell=HOSTILE, layer=HOSTILE, engine=HOSTILE, dtype=HOSTILE, examples=(strip,),
                             left_out=(HOSTILE,), gates={HOSTILE: f.gates["forget"]}, ports={HOSTILE: f.ports["forget"]},
-                            part_lags={HOSTILE: f.lags, "h": f.lags}, saturation={HOSTILE: 0.1})
+                            part_lags={HOSTILE: f.lags, "h": f.lags}, saturation={HOSTILE: 0.1},
+                            parameters=weights(12, 0.2, (HOSTILE, "weight_hh")))
         for f in one.flows
     )  # fmt: skip
     model = dataclasses.replace(one.model, cell=HOSTILE, options={HOSTILE: HOSTILE}, engine=HOSTILE)
@@ -230,7 +244,8 @@ def blank() -> Study:
     lags = LagProfile(np.arange(10), none, none, none, np.zeros(10, int))
     gone = dataclasses.replace(
         one.flows[-1], lags=lags, part_lags={}, blame=np.full((10, 10), np.nan), bounds=None, direct=none, adjoint=none,
-        step_gain=none, ports={"carousel": none}, gates={}, examples=(), saturation={},
+        step_gain=none, ports={"carousel": none}, gates={}, examples=(), saturation={}, memory=lags,
+        parameters=ParameterCredit("lstm", np.arange(10), {"w": none}, {"w": none}, {"w": math.nan}, 4, "float64", 0.1),
     )  # fmt: skip
     return study(dataclasses.replace(one, flows=(gone,)), title="Only gaps")
 
@@ -244,6 +259,9 @@ def zeros() -> Study:
     dead = dataclasses.replace(
         one.flows[-1], lags=lags, blame=np.full((10, 10), -np.inf), direct=nothing, adjoint=nothing, step_gain=nothing,
         ports={"recurrent": nothing}, bounds=BoundRecord(np.arange(10), start, start, start, start), examples=(),
+        memory=lags, parameters=ParameterCredit(
+            "elman", np.arange(10), {"weight_hh": nothing}, {"weight_hh": np.full(10, np.nan)}, {"weight_hh": -np.inf},
+            4, "float64", 0.1),
     )  # fmt: skip
     return study(dataclasses.replace(one, flows=(dead,)), title="All zero")
 

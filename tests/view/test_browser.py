@@ -89,7 +89,7 @@ def test_every_figure_is_drawn_and_nothing_is_said(visit, name, viewport, scheme
         assert ink > 200, f"{figure} is blank"
     wide = page.evaluate("document.documentElement.scrollWidth")
     assert wide <= viewport["width"], "the page runs out of the window"
-    assert page.locator(".headline").count() == 9
+    assert page.locator(".headline").count() == page.locator("h2").count() >= 9
     assert page.locator("img").count() == 0
 
 

@@ -69,6 +69,11 @@ class Page(HTMLParser):
         ]
 
 
+def asked_always(page: Page) -> tuple[str, ...]:
+    """The questions of a page less those that only some records answer."""
+    return tuple(question for question in page.text_of("h2") if question in QUESTIONS)
+
+
 @pytest.fixture(scope="module", params=NAMES)
 def text(request, drawn) -> str:
     return drawn(request.param).read_text(encoding="utf-8")
@@ -88,9 +93,9 @@ def test_is_balanced_and_its_anchors_are_unique(page):
 
 
 def test_answers_every_question_in_one_headline(page):
-    assert tuple(page.text_of("h2")) == QUESTIONS
+    assert asked_always(page) == QUESTIONS
     headlines = page.text_of("p", class_="headline")
-    assert len(headlines) == len(QUESTIONS)
+    assert len(headlines) == len(page.text_of("h2"))
     assert all(line.strip().endswith(".") for line in headlines), headlines
 
 
@@ -221,7 +226,7 @@ def test_any_record_can_be_drawn(tmp_path, shape):
         "mixed": [run, other.flows[-1]],
     }[shape]
     page = Page(tt.report(records, tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert tuple(page.text_of("h2")) == QUESTIONS
+    assert asked_always(page) == QUESTIONS
     assert page.open == []
 
 
