@@ -1,0 +1,259 @@
+"""Nested subspaces carried through the linearised steps, with the triangular factors that say how they were stretched.
+
+What Lyapunov exponents and the singular values of long products are both read from: columns that are pushed on lean
+ever more towards what grows fastest, so after every few steps they are factored, A = X T with T upper triangular, and
+X goes on. The span of the first i columns, for each i, does not depend on how often that is done, nor on what X is
+made of. Between the steps that are asked for, X comes from Gaussian elimination with row exchanges, which costs a
+fifth of orthogonalising; where an exact account is asked for, from QR.
+
+Dimensions: as in tangent.py; n steps at a time, m columns, m ≤ S.
+
+Source: Benettin, Galgani, Giorgilli, Strelcyn 1980, part 2, for QR; Rutishauser 1957 for elimination in its place.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from throughtime.errors import FlowError
+from throughtime.flow.linearise import linearise
+from throughtime.flow.sweep import window
+from throughtime.flow.tangent import Tangent
+from throughtime.flow.trajectory import Trajectory, follow
+
+EPS = torch.finfo(torch.float64).eps
+_FAR = EPS ** (1 / 3)  # columns may lean together so far between two factorings: 4e-11 of the faintest is lost
+_LOST = 8 * EPS  # a column, relative to its length and to √S, of which nothing new is left
+_HELD = 1 << 19  # numbers of the steps' matrices held at a time: small enough to stay in the processor's cache
+_DENSE = 1 << 24  # numbers of one step's matrices up to which they are made at all
+
+
+def in_double(along: Trajectory, steps: int | None = None, which: Sequence[int] | None = None) -> Trajectory:
+    """The same run in float64, or its first `steps` and some of its sequences; itself if that is what it is."""
+    if along.x.dtype == torch.float64 and steps is None and which is None:
+        return along
+    some = list(range(along.B)) if which is None else list(which)
+    steps = along.T if steps is None else steps
+    cell = along.cell if along.x.dtype == torch.float64 else copy.deepcopy(along.cell).double()
+    return follow(
+        cell,
+        along.x[:steps, some].double(),
+        along.run.initial.map(lambda part: part[some].double()),
+        lengths=along.lengths[some].clamp(max=steps),
+        parameters={name: p.double() for name, p in along.parameters.items()},
+    )
+
+
+class Steps:
+    """J_t, or its transpose, applied to columns (B, S, m); a sequence that does not run at t is left alone."""
+
+    def __init__(self, along: Trajectory, *, back: bool = False) -> None:
+        self.tangent: Tangent = linearise(along)
+        self.back = back
+        self._running = along.running()
+        self._whole = bool(self._running.all())
+        tangent, B = self.tangent, along.B
+        each = B * tangent.P * tangent.H * tangent.H * (len(tangent.cell.reads) + tangent.P)
+        self._size = max(1, _HELD // each) if each <= _DENSE else 0
+        self._start, self._held = -1, list[tuple[bool, Tensor]]()
+
+    def __call__(self, columns: Tensor, t: int) -> Tensor:
+        """J_t X, or J_tᵀ X."""
+        with torch.no_grad():
+            moved = self._dense(columns, t) if self._size else self._sparse(columns, t)
+        return moved if self._whole else torch.where(self._running[t].view(-1, 1, 1), moved, columns)
+
+    def deficient(self, t: int, sequence: int) -> bool:
+        """Whether J_t maps some direction to exactly nothing, as far as rows and columns of one length can tell."""
+        J = self.tangent.dense(t, t + 1)[0, sequence]
+        for _ in range(3):
+            for dim in (0, 1):
+                length = J.abs().amax(dim, keepdim=True)
+                if not bool(length.all()):
+                    return True
+                J = J / length
+        values = torch.linalg.svdvals(J)
+        return bool(values[-1] <= len(J) * EPS * values[0])
+
+    def _sparse(self, columns: Tensor, t: int) -> Tensor:
+        by_part = self._by_part(columns).permute(1, 3, 0, 2).contiguous()
+        moved = self.tangent.pull(by_part, t) if self.back else self.tangent.push(by_part, t)
+        return moved.permute(2, 0, 3, 1).flatten(1, 2)
+
+    def _dense(self, columns: Tensor, t: int) -> Tensor:
+        self._hold(t)
+        here = [(diagonal, matrix[t - self._start]) for diagonal, matrix in self._held]
+        parts = self._by_part(columns)
+        if self.back:
+            made = [(m.unsqueeze(-1) * parts).sum(1) if diagonal else m.mT @ columns for diagonal, m in here]
+            return made[0] if len(made) == 1 else torch.cat(made, dim=1)
+        products = [matrix @ parts[:, q] for q, (diagonal, matrix) in enumerate(here) if not diagonal]
+        moved = products[0] if products else torch.zeros_like(columns)
+        for product in products[1:]:
+            moved += product
+        for q, (diagonal, matrix) in enumerate(here):
+            if diagonal:
+                self._by_part(moved).addcmul_(matrix.unsqueeze(-1), parts[:, q : q + 1])
+        return moved
+
+    def _by_part(self, columns: Tensor) -> Tensor:
+        return columns.view(len(columns), self.tangent.P, self.tangent.H, -1)
+
+    def _hold(self, t: int) -> None:
+        """By part: what multiplies it, (n, B, S, H), or (n, B, P, H) where that is all diagonals."""
+        if 0 <= self._start <= t < self._start + self._size:
+            return
+        tangent, along = self.tangent, self.tangent.along
+        self._start = t // self._size * self._size
+        by_part = dict[int, Tensor]()
+        for port, matrix in tangent.matrices(self._start, min(self._start + self._size, along.T)).items():
+            q = tangent.parts.index(tangent.cell.reads[port])
+            by_part[q] = by_part[q].add_(matrix) if q in by_part else matrix
+        nothing = True, along.x.new_zeros(self._size, along.B, tangent.P, tangent.H)
+        self._held = [self._thin(by_part[q]) if q in by_part else nothing for q in range(tangent.P)]
+
+    def _thin(self, matrix: Tensor) -> tuple[bool, Tensor]:
+        """Its diagonals where every (H, H) block has nothing else."""
+        diagonals = matrix.view(*matrix.shape[:2], self.tangent.P, -1, self.tangent.H).diagonal(dim1=-2, dim2=-1)
+        if int(matrix.count_nonzero()) == int(diagonals.count_nonzero()):
+            return True, diagonals.contiguous()
+        return False, matrix
+
+
+@dataclass(frozen=True)
+class Factored:
+    """`done` steps, and what the last of them made: (J … J X_before)[order] = X_after T."""
+
+    done: int
+    T: Tensor  # (B, m', m), upper triangular; a row of zeros for a lost direction
+    order: Tensor | None  # (B, m): the columns before, in their new order, where some were lost; None: as they were
+    exact: bool  # the new columns are orthonormal
+
+
+class Flag:
+    """Columns on their way. Lost ones are zero and stand last; `unsure` are too faint to tell from lost."""
+
+    def __init__(self, columns: Tensor) -> None:
+        self.columns = columns  # (B, S, m)
+        self.alive = torch.ones(columns.shape[0], columns.shape[2], dtype=torch.bool, device=columns.device)
+        self.unsure = torch.zeros_like(self.alive)
+        self.widest = 0  # steps between two factorings, at most, so far
+
+    def carry(
+        self, apply: Steps, steps: Sequence[int], stops: Collection[int], most: int | None = None
+    ) -> Iterator[Factored]:
+        """Through `steps` in their order, factored after at most `most` of them and as often as it takes.
+
+        After each of the `stops` (counts of steps done) the columns are orthonormal.
+        Raises FlowError if a step leaves the range of float64.
+        """
+        done, n = 0, 1
+        ends = sorted({*stops, len(steps)})
+        for end in ends:
+            while done < end:
+                take = min(n, end - done, len(steps) if most is None else most)
+                moved = self.columns
+                for t in steps[done : done + take]:
+                    moved = apply(moved, t)
+                exact = done + take == end
+                X, T = _factor(moved, exact)
+                lengths = moved.abs().amax(1)
+                left, size = self._left(lengths, T)
+                if take > 1 and not (left >= _FAR and size <= window(moved.dtype)):
+                    n = max(1, take // 2)
+                    continue
+                order = None
+                if not math.isfinite(size):
+                    raise FlowError(
+                        f"the Jacobian of step {steps[done]} is not finite in float64; look at the size of the weights."
+                    )
+                if left <= _LOST * moved.shape[1] ** 0.5:
+                    X, T, order = self._lose(moved, apply, steps[done])
+                elif not bool(lengths.all()):
+                    X = X * (lengths > 0).unsqueeze(1)
+                self.columns = X
+                done += take
+                self.widest = max(self.widest, take)
+                n = _next(take, left, size)
+                yield Factored(done, T, order, exact or order is not None)
+
+    def _left(self, lengths: Tensor, T: Tensor) -> tuple[float, float]:
+        """The least share of a column that is new to those before it; how far lengths are from 1, as a factor."""
+        alive = self.alive[:, : lengths.shape[1]]
+        if not bool(torch.isfinite(lengths).all()):
+            return 0.0, math.inf
+        new = T.diagonal(dim1=-2, dim2=-1).abs()
+        share = torch.where(alive, torch.where(lengths > 0, new / lengths, 0.0), 1.0)
+        there = torch.where(alive & (lengths > 0), lengths, 1.0)
+        return float(share.min()), float(torch.maximum(there, 1 / there).max())
+
+    def _lose(self, moved: Tensor, apply: Steps, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the columns that are nothing new to those before them, and put them last."""
+        B, S, m = moved.shape
+        order = torch.arange(m, device=moved.device).repeat(B, 1)
+        for b in range(B):
+            kept, gone = _independent(moved[b], self.alive[b, :m])
+            if gone:
+                dead = (~self.alive[b, :m]).nonzero()[:, 0].tolist()
+                order[b] = torch.tensor([*kept, *gone, *dead])
+                unsure = self.unsure[b, order[b]]
+                if not apply.deficient(t, b):
+                    unsure[len(kept) : len(kept) + len(gone)] = True
+                self.unsure[b, :m] = unsure
+                self.alive[b, :m] = torch.arange(m) < len(kept)
+        width = max(1, int(self.alive.sum(1).max()))
+        X, T = _factor(moved.gather(2, order.unsqueeze(1).expand(-1, S, -1)), True)
+        alive = self.alive[:, :width]
+        X = X[..., :width] * alive.unsqueeze(1)
+        return X, T[:, :width] * alive.unsqueeze(-1), order
+
+
+def _factor(moved: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
+    """A = X T, (B, S, m) and (B, m, m) upper triangular."""
+    if exact:
+        X, T = torch.linalg.qr(moved)
+        return X, T
+    LU, pivots, _ = torch.linalg.lu_factor_ex(moved)
+    P, L, T = torch.lu_unpack(LU, pivots)
+    X = [one.index_select(0, order) for one, order in zip(L, P.argmax(-1), strict=True)]
+    return X[0].unsqueeze(0) if len(X) == 1 else torch.stack(X), T
+
+
+def _next(taken: int, left: float, size: float) -> int:
+    """How many steps to take before the next factoring, by how far this one's columns were apart."""
+    lean, grow = -math.log(max(left, EPS)) / taken, math.log(max(size, 1.0)) / taken
+    allowed = min(-math.log(_FAR) / max(lean, 1e-3), math.log(window(torch.float64)) / max(grow, 1e-3))
+    return max(1, min(2 * taken, int(0.9 * allowed)))
+
+
+def _independent(moved: Tensor, alive: Tensor) -> tuple[list[int], list[int]]:
+    """Of the columns of (S, m) that were alive: those that add to the span of those before them, and the others."""
+    least = _LOST * moved.shape[0] ** 0.5
+    kept, gone = alive.nonzero()[:, 0].tolist(), list[int]()
+    while kept:
+        columns = moved[:, kept]
+        lengths = torch.linalg.vector_norm(columns, dim=0)
+        Q, R = torch.linalg.qr(columns)
+        faint = (R.diagonal().abs() <= least * lengths).nonzero()[:, 0].tolist()
+        if not faint:
+            break
+        first = faint[0]
+        head, rest = Q[:, :first], columns[:, first:]
+        beyond = torch.linalg.vector_norm(rest - head @ (head.T @ rest), dim=0) <= least * lengths[first:]
+        beyond[0] = True
+        lost = [kept[first + i] for i in beyond.nonzero()[:, 0].tolist()]
+        gone += lost
+        kept = [column for column in kept if column not in set(lost)]
+    return kept, gone
+
+
+def rows(values: Tensor, order: Tensor) -> Tensor:
+    """Rows (B, m, ...) in a new order (B, m)."""
+    shape = (*order.shape, *(1,) * (values.ndim - 2))
+    return values.take_along_dim(order.view(shape), 1)
