@@ -28,6 +28,7 @@ FLOORS = (
     ("models",),
     ("training", "flow"),
     ("microscope",),
+    ("integrations",),
     ("diagnosis",),
     ("view",),
     ("lab",),

@@ -25,6 +25,10 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+# What Lightning says of torch, of a GPU beside, and of a loader as small as that in docs/integrations.md.
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_python_runs(page: Path, empty_folder: Path) -> None:
     run(page, empty_folder)
