@@ -50,7 +50,7 @@ class Case:
     def when(self) -> str:
         """The moment of the flow that is judged, in words."""
         if self.named:
-            return "as it is,"
+            return "here"
         moment = self.flow.moment if self.flow is not None else "after"
         return {"before": "before training", "during": "while training", "after": "after training"}[moment]
 

@@ -12,19 +12,15 @@ from safetensors.torch import load_file
 from throughtime import history
 from throughtime.data.dataset import Batch, Dataset
 from throughtime.errors import InputError
-from throughtime.microscope.watcher import watch
+from throughtime.flow.probe import probe
 from throughtime.models import Net
 from throughtime.records import FlowRecord, Measurement
+from throughtime.study.eyes import readable
 from throughtime.study.folder import Folder, Origin
 from throughtime.study.measure import LOOKED_AT, Asked, Say, chosen, gathered
 from throughtime.study.plan import Trial
 from throughtime.study.run import reopen
-from throughtime.study.specimen import SEQUENCES, spread
-
-
-def is_run(path: Path) -> bool:
-    """Whether a folder is a study's, or that of one run in a study."""
-    return (path / "study.json").is_file() or _inside(path)
+from throughtime.study.specimen import spread
 
 
 def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measurement:
@@ -33,6 +29,11 @@ def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measur
     The nets are in evaluation mode: dropout is off. Nothing is written. Raises InputError if the folder, its data or
     its weights are not what they were, or if nothing was trained.
     """
+    if not (path / "study.json").is_file() and not _inside(path):
+        raise InputError(
+            f"{path}: is not the folder of a study, or of a run in one; name one, or FILE.py:FUNCTION to measure a "
+            "model of your own."
+        )
     if asked.data is not None or asked.reading:
         raise InputError(f"{path}: a study is measured on its own held-out data; leave out --data and how to read it.")
     if asked.device not in (None, "cpu") or asked.time_first:
@@ -46,17 +47,12 @@ def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measur
     begun = [trial for trial in trials if _weights(folder, trial) is not None]
     if not begun:
         raise InputError(f"{path}: holds no trained weights yet; train first, or go on with --resume.")
-    rows = spread(dataset.valid, asked.batch or SEQUENCES, continues=dataset.continues)
-    batch = dataset.valid.batch(rows)
+    batch = dataset.valid.batch(spread(dataset.valid, asked.batch or LOOKED_AT, continues=dataset.continues))
     flows: list[FlowRecord] = []
-    left_out: list[str] = [f"{t.choice.label}: has no trained weights yet." for t in trials if t not in begun]
-    losses: list[str] = []
     for trial in begun:
         say(f"measuring {trial.choice.label}")
-        seen, missing, loss = _one(trial, origin, folder, batch, dataset, asked)
-        flows += seen
-        left_out += [f"{trial.choice.label}: {one}" for one in missing]
-        losses.append(f"{trial.choice.label} {loss:.4g}")
+        flows += _one(trial, origin, folder, batch, dataset, asked)
+    losses = ", ".join(f"{flow.layer} {flow.loss:.4g}" for flow in flows)
     card = origin.data
     return gathered(
         f"{origin.title}, measured again",
@@ -65,9 +61,9 @@ def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measur
         data=f"{batch.size} of {len(dataset.valid)} held-out sequences of {card.name}, up to "
         f"{int(batch.lengths.max())} {card.step}s",
         card=card,
-        loss=f"{', '.join(losses)}; the one it was trained with",
+        loss=f"{losses}; the one that was trained with",
         flows=chosen(flows, asked.layers),
-        left_out=left_out,
+        left_out=[f"{trial.choice.label}: it has no trained weights yet." for trial in trials if trial not in begun],
         notes=(),
         device=torch.device("cpu"),
     )
@@ -84,8 +80,8 @@ def _weights(folder: Folder, trial: Trial) -> Path | None:
 
 def _one(
     trial: Trial, origin: Origin, folder: Folder, batch: Batch, dataset: Dataset, asked: Asked
-) -> tuple[list[FlowRecord], tuple[str, ...], float]:
-    """Every layer of one net, named after its run; what was left out; the loss."""
+) -> list[FlowRecord]:
+    """Every layer of one net, named after its run."""
     label = trial.choice.label
     net = Net.build(origin.data, trial.choice.name, options=trial.choice.options, seed=0, **vars(trial.shape))
     file = _weights(folder, trial)
@@ -96,13 +92,19 @@ def _one(
         raise InputError(
             f"{file}: these weights cannot be used ({' '.join(str(error).split())}); restore the file, or train again."
         ) from error
-    net.eval()
-    watching = watch(net, every=1, derivative=asked.derivative, thorough=True, sequences=LOOKED_AT)
-    with watching:
-        loss = net.loss(net(batch)[0], batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-    records = watching.records or (watching.record,)
     updates = len(history.read(folder.run(trial.choice) / history.NAME).updates)
-    named = [label] if len(records) == 1 else [f"{label} {one.layer.removeprefix('recurrent.')}" for one in records]
-    flows = [replace(one, layer=name, moment="after", update=updates) for one, name in zip(records, named, strict=True)]
-    return flows, watching.left_out, float(loss.detach())
+    layers, examples = trial.shape.layers, readable(dataset.test)
+    flows = []
+    for layer in range(layers):
+        flow = probe(
+            net,
+            batch,
+            moment="after",
+            update=updates,
+            layer=layer,
+            derivative=asked.derivative,
+            examples=examples if layer == layers - 1 else (),
+            labels=dataset.card.labels,
+        )
+        flows.append(replace(flow, layer=label if layers == 1 else f"{label} (layer {layer})"))
+    return flows

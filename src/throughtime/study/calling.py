@@ -19,7 +19,6 @@ from throughtime.errors import InputError
 from throughtime.study.factory import Loss, short
 from throughtime.study.specimen import UNCOUNTED, Specimen
 
-LENGTHS = ("lengths", "length", "lens", "seq_lengths", "seq_lens", "seq_len", "x_lengths", "input_lengths")
 _WRAPPERS = ("_orig_mod", "module")  # where torch.compile and DistributedDataParallel keep the model
 
 
@@ -46,7 +45,9 @@ class Judged:
 
 
 def arrange(model: nn.Module, specimen: Specimen) -> Call:
-    """Which array goes to which parameter: by name where names are the same, else x first and lengths second.
+    """Which array goes to which parameter: by name where names are the same, else x first.
+
+    Lengths also go to a parameter with "len" in its name; to one of another name they could be anything.
 
     Raises InputError if `forward` asks for something that the data do not have.
     """
@@ -60,17 +61,16 @@ def arrange(model: nn.Module, specimen: Specimen) -> Call:
     main = "x" if "x" in left else next((name for name in left if name != "lengths"), None)
     if main is not None and not given.keys() - {"lengths", specimen.target}:
         given[next((name for name in names if name not in given), "")] = left.pop(main)
-    if "lengths" in left:
-        required = [p.name for p in places if p.default is p.empty and p.name not in given]
-        place = next((name for name in names if name in LENGTHS), required[0] if len(required) == 1 else None)
-        if place is not None:
-            given[place] = left.pop("lengths")
+    place = next((name for name in names if "len" in name.lower() and name not in given), None)
+    if "lengths" in left and place is not None:
+        given[place] = left.pop("lengths")
     missing = [p.name for p in places if p.default is p.empty and p.name not in given and "" not in given]
     if missing:
         there = ", ".join(f"{name} {_shape(array)}" for name, array in specimen.arrays.items())
         raise InputError(
             f"the model's forward({', '.join(names)}) asks for {' and '.join(missing)}, and the data have {there}; "
-            "give an .npz file that has an array of that name beside the target y."
+            "give an .npz file that has an array of that name beside the target y (lengths go to a parameter with len "
+            "in its name)."
         )
     return Call({name: given[name] for name in ("", *names) if name in given}, _unread(left, specimen))
 
@@ -81,7 +81,7 @@ def _unread(left: Mapping[str, Tensor], specimen: Specimen) -> tuple[str, ...]:
     if lengths is not None and int(lengths.min()) < specimen.steps:
         notes.append(
             "The model does not ask for lengths, so it also read the zeros that sequences are padded with; a parameter "
-            "of forward named lengths would be given them."
+            "of forward with len in its name would be given them."
         )
     others = [name for name in left if name != "lengths"]
     if others:

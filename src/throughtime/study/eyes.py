@@ -28,7 +28,7 @@ class Eyes:
         by_length = np.argsort(dataset.valid.lengths(), kind="stable")  # from the shortest to the longest
         spread = np.linspace(0, len(by_length) - 1, min(SEQUENCES, len(by_length))).round().astype(int)
         self._batch = dataset.valid.batch([int(index) for index in by_length[spread]])
-        self._examples = _readable(dataset.test)
+        self._examples = readable(dataset.test)
 
     def due(self, update: int, total: int) -> bool:
         """Whether it is time to look, after this update of `total`."""
@@ -52,7 +52,7 @@ class Eyes:
         )
 
 
-def _readable(split: Split) -> tuple[tuple[Batch, Sequence[str]], ...]:
+def readable(split: Split) -> tuple[tuple[Batch, Sequence[str]], ...]:
     """Samples of about a readable length, with as many different answers as there are."""
     nearest = np.argsort(np.abs(split.lengths() - READABLE), kind="stable")[:CANDIDATES]
     singles = {int(index): split.batch([int(index)]) for index in nearest}

@@ -203,13 +203,12 @@ def gathered(
     device: torch.device,
 ) -> Measurement:
     """The record of what was measured here and now."""
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"the {device.type.upper()}"
     return Measurement(
         title=title,
         command=asked.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=surroundings.versions(),
-        machine=surroundings.machine(torch.get_num_threads(), named),
+        machine=surroundings.machine(device),
         model=model,
         data=data,
         flows=tuple(flows),

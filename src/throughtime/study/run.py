@@ -6,12 +6,10 @@ Yields typed events as it goes; who shows them decides how.
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +23,7 @@ from throughtime.data.options import flag
 from throughtime.errors import FlowError, InputError, TrainingError
 from throughtime.models import Net
 from throughtime.records import Evaluation, FlowRecord, RunRecord, Update
+from throughtime.study import surroundings
 from throughtime.study.eyes import Eyes
 from throughtime.study.folder import Folder, Origin, Outcome
 from throughtime.study.plan import Choice, Plan, Trial
@@ -98,18 +97,14 @@ def prepare(
             f"{' and '.join(map(flag, unheard))}: none of these cells has a gate that keeps memory; leave it out, or "
             "choose lstm or gru."
         )
-    packages = ("throughtime", "torch", "numpy", "accelerate", "safetensors", "polars")
     origin = Origin(
         title=dataset.card.name,
         plan=Plan(source, dict(reading), trials, seed, device, trackers),
         data=dataset.card,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={
-            "python": platform.python_version(),
-            **{name: version(name) for name in packages},
-        },
-        machine=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        versions=surroundings.versions(),
+        machine="",
     )
     check_trackers(trackers)
     for each in trials:  # what cannot be built, run or trained is found before anything is written
@@ -117,11 +112,7 @@ def prepare(
         with torch.no_grad():
             net(dataset.train.batch([0]))
         learning.train(net, dataset, each.settings, seed=seed, device=device).close()
-    return replace(origin, machine=f"{origin.machine}, on {_named(net.head.weight.device)}"), dataset
-
-
-def _named(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"the {device.type.upper()}"
+    return replace(origin, machine=surroundings.machine(net.head.weight.device)), dataset
 
 
 def reopen(folder: Folder) -> tuple[Origin, Dataset]:

@@ -1,9 +1,11 @@
-"""With what, and on what, something was measured. No torch."""
+"""With what, and on what, something was measured."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+
+import torch
 
 PACKAGES = ("throughtime", "torch", "numpy", "accelerate", "safetensors", "polars")
 
@@ -13,6 +15,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def machine(threads: int, device: str) -> str:
-    """The machine in words."""
-    return f"{platform.system()} {platform.machine()}, {threads} threads, on {device}"
+def machine(device: torch.device) -> str:
+    """The machine in words, with what a model runs on there."""
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"the {device.type.upper()}"
+    threads = torch.get_num_threads()
+    return f"{platform.system()} {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}, on {named}"

@@ -9,6 +9,11 @@ from throughtime.view.page import Section, cell, facts
 from throughtime.view.subject import Subject
 from throughtime.view.tables import table
 
+TASKS = {
+    "classification": "one class a sequence",
+    "regression": "numbers for each sequence",
+    "next": "the next step, at every step",
+}
 HEADS = ("Layer", "Cell", "Units", "Sequences followed", "Steps", "Precision", "Time to measure")
 
 
@@ -64,4 +69,4 @@ def _where(measurement: Measurement) -> Node:
 def _task(card: DataCard) -> str:
     inputs = "one of " + words.some(card.inputs, "token") if card.tokens else words.some(card.inputs, "value")
     lag = f"; its lag is {words.some(card.lag, 'step')}" if card.lag is not None else ""
-    return f"{card.kind}, one step is one {card.step} ({inputs}){lag}"
+    return f"{TASKS[card.kind]}; one step is one {card.step} ({inputs}){lag}"
