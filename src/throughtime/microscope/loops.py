@@ -23,8 +23,8 @@ from throughtime.flow.adjoint import checked
 from throughtime.flow.sighting import Sighting
 from throughtime.flow.trajectory import Trajectory
 from throughtime.microscope.calls import Snapshot
-from throughtime.microscope.replay import _ROUNDINGS, _size
 
+_ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
 _BACK = 4096.0  # how many roundings of its dtype a step back may be away from the equations' derivative,
 _AT_MOST = 0.5  # but not more than this, of the gradients before and after it
 _FAINT = 100.0  # roundings: a difference that is smaller has two digits at most
@@ -47,11 +47,11 @@ class Came:
         exact = torch.stack([share.double() for _, share in self.shares]).sum(0)
         return torch.where(self.whole == total, 0.0, self.whole.double() - exact)
 
-    def part_of_it(self, *, inner: bool) -> Tensor:
-        """What the step itself, or the next one, read; in float64."""
+    def back(self) -> Tensor:
+        """What came through the next step, in float64."""
         found = torch.zeros_like(self.whole, dtype=torch.float64)
-        for its, share in self.shares:
-            if its == inner:
+        for inner, share in self.shares:
+            if not inner:
                 found += share
         return found
 
@@ -112,26 +112,39 @@ def sighting(name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...
     with torch.no_grad():
         along, off = _along(name, cell, chain)
         _check_equations(name, along, off, chain)
-        delta = torch.cat([_each(along, chain, part, Came.outside) for part in cell.parts], dim=-1)
+        delta = _each(along, chain, Came.outside)
+        reached = delta + _each(along, chain, Came.back)
     if not bool(torch.isfinite(delta).all()):
-        step = int((~torch.isfinite(delta)).flatten(1).any(1).nonzero()[-1])
+        step = int((~torch.isfinite(delta)).any(0).flatten(1).any(1).nonzero()[-1])
         raise FlowError(
             f"the gradient that came back to {name} is not finite at step {step}; look at the loss, or at the loss "
             "scale if there is one."
         )
-    seen = Sighting(name, along, checked(along, delta), float("nan"), notes + _notes(chain) + _faint(chain))
+    rounding = max(torch.finfo(step.dtype).eps for step in chain)
+    said = notes + _notes(chain) + _faint(delta, reached, rounding)
+    seen = Sighting(name, along, checked(along, delta.movedim(0, -2).flatten(-2)), float("nan"), said)
     if along.T > 1 and not any(step.aliased for step in chain):
-        _check_way_back(seen, chain)
+        _check_way_back(seen, reached, rounding)
     return seen
 
 
-def _each(along: Trajectory, chain: Sequence[Step], part: str, what: Callable[[Came], Tensor]) -> Tensor:
-    """Something of all backward passes that came to a part, (T, n, H)."""
+def _each(along: Trajectory, chain: Sequence[Step], what: Callable[[Came], Tensor]) -> Tensor:
+    """Something of all backward passes that came to each part, (P, T, n, H)."""
     zero = along.x.new_zeros(along.B, along.cell.hidden_size)
-    return torch.stack([sum((what(came) for came in step.came.get(part, ())), start=zero) for step in chain])
+    return torch.stack(
+        [
+            torch.stack([sum((what(came) for came in step.came.get(part, ())), start=zero) for step in chain])
+            for part in along.cell.parts
+        ]
+    )
 
 
 def _check_weights(name: str, chain: Sequence[Step]) -> None:
+    for part, value in chain[0].weights.values[0].items():
+        if not bool(torch.isfinite(value).all()):
+            raise FlowError(
+                f"{part} of {name} is not finite, so neither are its states; stop at the first loss that is not."
+            )
     if any(step.changed or not step.weights.same(chain[0].weights) for step in chain):
         raise FlowError(
             f"the weights of {name} changed between its calls and the gradient's return, so that gradient belongs to "
@@ -142,12 +155,6 @@ def _check_weights(name: str, chain: Sequence[Step]) -> None:
 def _along(name: str, cell: Cell, chain: Sequence[Step]) -> tuple[Trajectory, Mapping[str, Tensor]]:
     """The run, and by part how far its steps are from the cell's equations, (T, n, H)."""
     T, first = len(chain), chain[0]
-    for earlier, later in pairwise(chain):
-        if not all(torch.equal(later.given[part], earlier.out[part]) for part in cell.parts):
-            raise FlowError(
-                f"the state of {name} was changed between two calls where autograd does not see it (.data, or in place "
-                "under torch.no_grad), so the steps do not belong together; change it by an ordinary operation."
-            )
     x = torch.stack([step.x for step in chain]).double()
     states = {part: torch.stack([step.out[part] for step in chain]).double() for part in cell.parts}
     n, H = states[cell.parts[-1]].shape[1:]
@@ -164,6 +171,12 @@ def _along(name: str, cell: Cell, chain: Sequence[Step]) -> tuple[Trajectory, Ma
                     f"the {what}{which} of {name} is not finite{at}, so no gradient through it is defined; look at the "
                     "weights and the input, or stop at the first loss that is not finite."
                 )
+    for earlier, later in pairwise(chain):
+        if not all(torch.equal(later.given[part], earlier.out[part]) for part in cell.parts):
+            raise FlowError(
+                f"the state of {name} was changed between two calls where autograd does not see it (.data, or in place "
+                "under torch.no_grad), so the steps do not belong together; change it by an ordinary operation."
+            )
     parameters: Parameters = {part: value.double() for part, value in first.weights.values[0].items()}
     old = {part: torch.cat([initial[part].unsqueeze(0), states[part][:-1]]).flatten(0, 1) for part in cell.parts}
     read = Read(**{port: old[part] for port, part in cell.reads.items()})
@@ -189,21 +202,28 @@ def _check_equations(name: str, along: Trajectory, off: Mapping[str, Tensor], ch
             )
 
 
-def _check_way_back(seen: Sighting, chain: Sequence[Step]) -> None:
+def _size(along: Trajectory) -> Tensor:
+    """How large the terms of a step's sums are, (T, n, 1): what their rounding goes by."""
+    cell, T, n = along.cell, along.T, along.B
+    sizes = {name: value.abs() for name, value in along.parameters.items()}
+    shares = cell.share(along.x.abs().flatten(0, 1), sizes).values()
+    states = along.before(0, T).map(torch.abs)
+    W = cell.weights(sizes)
+    maps = [getattr(W, block)(state) for block in W for state in states.values()]
+    largest = [terms.abs().reshape(T, n, -1).amax(-1, keepdim=True) for terms in (*shares, *states.values(), *maps)]
+    return 1.0 + torch.stack(largest).sum(0)
+
+
+def _check_way_back(seen: Sighting, reached: Tensor, rounding: float) -> None:
     """Raise FlowError if what came back through a step is not what its derivative makes of what reached it.
 
     Somebody may clip the gradient on its way, or replace it by a hook; then it is no sum over where it came from.
     """
-    along, parts = seen.along, seen.along.cell.parts
     with torch.no_grad():
-        back = torch.stack([_each(along, chain, part, lambda came: came.part_of_it(inner=False)) for part in parts])
-        reached = seen.delta + back  # the boundary's: without what the step itself reads of its own new state
-        pulled = seen.tangent.pull(reached[:, 1:].contiguous(), slice(1, along.T))
-        norms = [
-            torch.linalg.vector_norm(rows, dim=(0, -1)) for rows in (pulled - back[:, :-1], pulled, reached[:, 1:])
-        ]
-    allowed = min(_AT_MOST, _BACK * max(torch.finfo(step.dtype).eps for step in chain))
-    wrong = norms[0] > allowed * (norms[1] + norms[2])
+        pulled = seen.tangent.pull(reached[:, 1:].contiguous(), slice(1, seen.along.T))
+        back = (reached - seen.delta)[:, :-1]
+        off, *sizes = (torch.linalg.vector_norm(rows, dim=(0, -1)) for rows in (pulled - back, pulled, reached[:, 1:]))
+    wrong = off > min(_AT_MOST, _BACK * rounding) * (sizes[0] + sizes[1])
     if bool(wrong.any()):
         step = int(wrong.any(1).nonzero()[-1]) + 1
         raise FlowError(
@@ -213,18 +233,15 @@ def _check_way_back(seen: Sighting, chain: Sequence[Step]) -> None:
         )
 
 
-def _faint(chain: Sequence[Step]) -> tuple[str, ...]:
+def _faint(delta: Tensor, reached: Tensor, rounding: float) -> tuple[str, ...]:
     """A word on steps whose δ is the small difference of two large numbers."""
-    faint = 0
-    for step in chain:
-        outside = sum(float(came.outside().square().sum()) for its in step.came.values() for came in its)
-        whole = sum(float(came.whole.double().square().sum()) for its in step.came.values() for came in its)
-        faint += 0 < outside < (_FAINT * torch.finfo(step.dtype).eps) ** 2 * whole
+    outside, whole = (torch.linalg.vector_norm(rows, dim=(0, -1)) for rows in (delta, reached))
+    faint = int(((outside > 0) & (outside < _FAINT * rounding * whole)).any(1).sum())
     if not faint:
         return ()
     return (
-        f"At {faint} of {len(chain)} steps what reached the state directly is so small beside what came through the "
-        "next step that the rounding of its dtype leaves few digits of it.",
+        f"At {faint} of {delta.shape[1]} steps what reached the state directly is so small beside what came through "
+        "the next step that the rounding of its dtype leaves few digits of it.",
     )
 
 
