@@ -12,7 +12,7 @@ from throughtime.errors import FlowError
 from throughtime.flow.credit import Derivative
 from throughtime.flow.examples import example_of
 from throughtime.flow.layer import look, twin
-from throughtime.flow.survey import survey
+from throughtime.flow.survey import Extent, survey
 from throughtime.models import Net
 from throughtime.records import FlowRecord
 
@@ -25,6 +25,7 @@ def probe(
     update: int,
     layer: int = 0,
     derivative: Derivative = "boundary",
+    extent: Extent = "whole",
     examples: Sequence[tuple[Batch, Sequence[str]]] = (),
     labels: Sequence[str] = (),
 ) -> FlowRecord:
@@ -33,7 +34,9 @@ def probe(
     `update` is the number of optimiser steps taken so far. `examples` are single sequences, each with its steps as
     words; `labels` name the classes. Everything is measured in float64 on a copy of the net without dropout, run by
     the reference engine: the net, its gradients and the random numbers are as they were. Of a layer of two directions
-    the forward one is measured. What was limited to stay quick is said in `left_out`.
+    the forward one is measured. `extent` is "quick", "usual" (with bounds, step gains and the map of all pairs) or
+    "whole" (with path families, the weights' gradient by lag, memory and spectra); what was limited to stay short is
+    said in `left_out`.
 
     Raises FlowError if a sequence has no step, if there is no such layer, or if states or gradients are not finite.
     """
@@ -44,5 +47,5 @@ def probe(
     double = twin(net)
     seen = look(double, batch, layer).seen
     shown = tuple(example_of(double, one, words, labels, layer) for one, words in examples)
-    record = survey(seen, moment=moment, update=update, derivative=derivative, examples=shown)
+    record = survey(seen, moment=moment, update=update, derivative=derivative, extent=extent, examples=shown)
     return dataclasses.replace(record, seconds=time.perf_counter() - began)

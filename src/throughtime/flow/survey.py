@@ -6,17 +6,25 @@ Dimensions: T steps, B sequences, H units, S the whole state.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from throughtime.flow.adjoint import Adjoint
 from throughtime.flow.bounds import bounds_along, spread_lags
+from throughtime.flow.carousel import carousel_of
 from throughtime.flow.credit import Derivative, credit_along
 from throughtime.flow.gates import gates_along, saturation_along
+from throughtime.flow.glance import glance
 from throughtime.flow.lags import lag_profile, medians
 from throughtime.flow.linearise import linearise
+from throughtime.flow.lyapunov import lyapunov_of
+from throughtime.flow.memory import memory_of
+from throughtime.flow.parameters import parameters_of
+from throughtime.flow.paths import paths_of
 from throughtime.flow.sighting import Sighting
 from throughtime.flow.spectral import step_gains
 from throughtime.flow.sweep import log10
@@ -28,6 +36,17 @@ _WORK = 4e9  # multiplications for the credit, and as many for the bounds: about
 _MAP = 1024  # steps up to which the map of all pairs is kept
 _STRETCHED = 4  # sequences whose singular values are taken, at most
 _GLANCE = 8  # sources of a quick survey, at most
+
+
+Extent = Literal["quick", "usual", "whole"]
+_Measure = Callable[[Sighting], tuple[object | None, tuple[str, ...]]]
+_FURTHER: Mapping[str, _Measure] = {
+    "parameters": parameters_of,
+    "paths": paths_of,
+    "carousel": carousel_of,
+    "memory": memory_of,
+    "lyapunov": lyapunov_of,
+}
 
 
 @dataclass(frozen=True)
@@ -46,22 +65,29 @@ def survey(
     moment: Literal["before", "during", "after"],
     update: int,
     derivative: Derivative = "boundary",
-    thorough: bool = True,
+    extent: Extent = "whole",
     examples: tuple[Example, ...] = (),
 ) -> FlowRecord:
     """How the gradient travelled back through one layer.
 
-    Not `thorough`, it is what can be left on while training: the gradient by step, by port and by lag from a few
-    sources, gates and saturation; no map of pairs, no bounds, no step gains.
+    `extent`: "quick" is what can be left on while training: the gradient by step, by port and by lag from a few
+    sources, gates and saturation; "usual" adds the map of all pairs, bounds and step gains; "whole" adds path
+    families, the weights' gradient by lag, memory and spectra, about a second each.
 
     Medians over sequences are of those that still run at a step; of δ and the map of all pairs, of those that have a
     direct gradient at t (−inf where none has). What was limited to stay quick is said in `left_out`.
     """
     began = time.perf_counter()
-    limits = _limits(seen, thorough)
-    along, tangent, through_time = seen.along, seen.tangent, seen.adjoint
-    credit = credit_along(tangent, seen.delta, through_time, derivative, limits.sources)
-    gains, bound = _stretching(seen, limits) if thorough else (np.full(along.T, np.nan), None)
+    quick = extent == "quick"
+    limits = _limits(seen, quick)
+    along, tangent = seen.along, seen.tangent
+    if thorough:
+        through_time = seen.adjoint
+        credit = credit_along(tangent, seen.delta, through_time, derivative, limits.sources)
+    else:
+        through_time, credit = glance(tangent, seen.delta, derivative, limits.sources)
+    gains, bound = _stretching(seen, limits) if not quick else (np.full(along.T, np.nan), None)
+    further, limited = _further(seen) if extent == "whole" else ({}, ())
     return FlowRecord(
         cell=along.cell.name or type(along.cell).__name__,
         layer=seen.name,
@@ -82,26 +108,36 @@ def survey(
             part: lag_profile(pairs, credit.sources, log10_start=_starts(credit))
             for part, pairs in credit.log10_parts.items()
         },
-        blame=_blame(credit, along.T) if thorough and along.T <= _MAP else None,
+        blame=_blame(credit, along.T) if not quick and along.T <= _MAP else None,
         bounds=bound,
-        ports=_carried(seen),
+        ports=_carried(seen, through_time),
         step_gain=gains,
         gates=gates_along(along),
         saturation=saturation_along(along),
         examples=examples,
-        left_out=_left_out(seen, limits, thorough),
+        left_out=(*_left_out(seen, limits, quick), *limited),
         seconds=time.perf_counter() - began,
+        **further,
     )
 
 
-def _limits(seen: Sighting, thorough: bool) -> _Limits:
+def _further(seen: Sighting) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The measures that take a while, by the record's field; and what was limited in them."""
+    found, said = dict[str, Any](), list[str]()
+    for field, measure in _FURTHER.items():
+        found[field], limits = measure(seen)
+        said += limits
+    return found, tuple(dict.fromkeys(said))
+
+
+def _limits(seen: Sighting, quick: bool) -> _Limits:
     along, tangent = seen.along, seen.tangent
     T, B, S = along.T, along.B, tangent.P * tangent.H
     row = max(1, len(along.cell.squares(along.parameters))) * tangent.H**2  # multiplications for one row and step
     sources = torch.nonzero(seen.delta.any(-1).any(-1).any(0))[:, 0].tolist()
     rows = int(seen.delta.any(-1).any(0).sum(0).max())  # the most sources of any one sequence
     affordable = max(1, int(_WORK / (row * B * max(1, T / 2))))
-    affordable = affordable if thorough else min(affordable, _GLANCE)
+    affordable = min(affordable, _GLANCE) if quick else affordable
     chosen: tuple[int, ...] | None = None
     if rows > affordable:
         chosen = tuple(sources[i] for i in np.unique(np.linspace(0, len(sources) - 1, affordable).round().astype(int)))
@@ -131,9 +167,9 @@ def _first(seen: Sighting, count: int) -> Tangent:
     return linearise(follow(along.cell, along.x[:, :count], lengths=along.lengths[:count], parameters=along.parameters))
 
 
-def _carried(seen: Sighting) -> dict[str, Floats]:
+def _carried(seen: Sighting, through_time: Adjoint) -> dict[str, Floats]:
     """log10 ‖a_kᵀ J_k^(p)‖ / ‖a_k‖ by port, medians over sequences; NaN where a_k is zero."""
-    rows = seen.adjoint.rows
+    rows = through_time.rows
     whole = log10(torch.linalg.vector_norm(rows, dim=(0, -1)))
     there = seen.along.running() & torch.isfinite(whole)
     pulled = seen.tangent.pull_ports(rows, slice(0, seen.along.T))
@@ -167,14 +203,14 @@ def _blame(credit: CreditRecord, T: int) -> Floats:
     return whole
 
 
-def _left_out(seen: Sighting, limits: _Limits, thorough: bool) -> tuple[str, ...]:
+def _left_out(seen: Sighting, limits: _Limits, quick: bool) -> tuple[str, ...]:
     along = seen.along
     said = list(seen.notes)
     if limits.sources is not None:
         said.append(
             f"Credit was taken from {len(limits.sources)} of the steps that have an output gradient, evenly spread."
         )
-    if not thorough:
+    if quick:
         said.append("This was a quick look: the map of all pairs, bounds, paths, weights and spectra were left out.")
         return tuple(said)
     if along.T > _MAP:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from throughtime.cells.cell import Cell
 from throughtime.errors import FlowError
 from throughtime.flow.credit import Derivative
-from throughtime.flow.survey import survey
+from throughtime.flow.survey import Extent, survey
 from throughtime.microscope.catcher import Catcher
 from throughtime.microscope.cells import CellCatcher
 from throughtime.microscope.finding import LOOKED_FOR, find
@@ -293,9 +293,10 @@ class Watch:
                 self._history += found
 
     def _measure(self, catcher: Catcher) -> list[FlowRecord]:
+        extent: Extent = "whole" if self._thorough else "quick"
         update = self._steps - self._ended  # the step that is being measured has been counted, if it ended
         return [
-            survey(seen, moment="during", update=update, derivative=self._derivative, thorough=self._thorough)
+            survey(seen, moment="during", update=update, derivative=self._derivative, extent=extent)
             for seen in catcher.sightings()
         ]
 

@@ -45,6 +45,7 @@ class Eyes:
                 moment=moment,
                 update=update,
                 layer=layer,
+                extent="whole" if moment == "after" else "usual",
                 examples=examples if layer == top else (),
                 labels=self._labels,
             )
