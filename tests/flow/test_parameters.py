@@ -13,7 +13,7 @@ import throughtime as tt
 from tests.flow.own import HearsItself, Mixing
 from tests.laws.variants import VARIANTS, sequence
 from tests.tolerances import IDENTITY, MEASURE, close, near
-from throughtime.cells import Cell, State
+from throughtime.cells import Cell, Gates, State
 from throughtime.errors import FlowError
 from throughtime.flow import parameters as module
 from throughtime.flow.adjoint import checked
@@ -108,6 +108,21 @@ def test_each_lag_is_what_its_pairs_say(cell: Cell) -> None:
                 assert share == pytest.approx(rest / whole, rel=MEASURE[DOUBLE], abs=1e-15)
             else:
                 assert np.isnan(record.log10_rest[name]).all()
+
+
+def test_each_pair_without_its_gradient(cell: Cell) -> None:
+    """‖·‖ of what step k's use of each map got from source t, over all sequences, against that gradient itself."""
+    x, state = sequence(cell, batch=4)
+    delta = whole_delta(cell, x)
+    of = pairs(cell, x, state, delta)
+    found = tt.flow.parameter_pairs(cell, x, delta, state=state)
+    assert tuple(found) == (cell.recurrent or ())
+    for place, (block, log10) in enumerate(found.items()):
+        assert log10.shape == (5, 5)
+        assert np.isneginf(log10[np.triu_indices(5, 1)]).all()
+        for (t, k), gradient in of.items():
+            expected = float(gradient["weight_hh"].chunk(len(found))[place].norm())
+            assert 10 ** log10[t, k] == pytest.approx(expected, rel=MEASURE[DOUBLE], abs=1e-15), (block, t, k)
 
 
 def test_the_rest_is_what_truncation_leaves_out() -> None:
@@ -251,6 +266,60 @@ def test_what_does_not_fit_is_said() -> None:
     torch.nn.init.constant_(linear.weight_hh, 1e38)
     with pytest.raises(FlowError, match="not finite"):
         tt.flow.parameter_credit(linear, torch.zeros(5, 2, 3), torch.ones(5, 2, 4))
+
+
+# -- by pair
+
+
+def test_sequences_that_cancel_leave_nothing() -> None:
+    """Two sequences that are one: with δ against δ nothing is left for W, with δ and δ twice as much."""
+    cell = tt.cells.make("elman", 3, 4, nonlinearity="identity", bias=False, dtype=DOUBLE)
+    x = torch.randn(6, 1, 3, dtype=DOUBLE).repeat(1, 2, 1)
+    delta = torch.randn(6, 1, 4, dtype=DOUBLE) * torch.tensor([1.0, -1.0], dtype=DOUBLE).view(1, 2, 1)
+    both = tt.flow.parameter_pairs(cell, x, delta)["hidden"]
+    one = tt.flow.parameter_pairs(cell, x[:, :1], delta[:, :1])["hidden"]
+    there = np.isfinite(one)
+    assert (both[there] < one[there] - 14).all()
+    twice = tt.flow.parameter_pairs(cell, x, delta.abs())["hidden"]
+    alone = tt.flow.parameter_pairs(cell, x[:, :1], delta[:, :1].abs())["hidden"]
+    near(twice[there], alone[there] + math.log10(2))
+
+
+def test_pairs_over_thousands_of_steps_and_only_near_ones() -> None:
+    cell = tt.cells.make("elman", 1, 1, nonlinearity="identity", bias=False, dtype=DOUBLE)
+    torch.nn.init.constant_(cell.weight_hh, 0.25)
+    torch.nn.init.constant_(cell.weight_ih, 0.75)  # so that h stays 1
+    x, delta = torch.ones(700, 1, 1, dtype=DOUBLE), torch.zeros(700, 1, 1, dtype=DOUBLE)
+    delta[[3, 699]] = 1.0
+    one = State(h=torch.ones(1, 1, dtype=DOUBLE))
+    found = tt.flow.parameter_pairs(cell, x, delta, state=one)["hidden"]
+    near(found[699], (699 - np.arange(700)) * math.log10(0.25))
+    near(found[3, :4], (3 - np.arange(4)) * math.log10(0.25))
+    assert np.isneginf(np.delete(found, [3, 699], axis=0)).all()
+    some = tt.flow.parameter_pairs(cell, x, delta, state=one, most_lag=2)["hidden"]
+    near(some[699, 697:], found[699, 697:])
+    assert np.isnan(some[699, :697]).all()
+
+
+class Sideways(Cell):
+    """Uses its recurrent weights behind its maps' back."""
+
+    reads = {"recurrent": "h"}  # noqa: RUF012
+    inputs = ("in",)
+
+    def step(self, u, read, W):
+        return State(h=torch.tanh(u["in"] + read.recurrent @ W["weight_hh"].T)), Gates()
+
+
+def test_weights_used_behind_the_maps_back_are_told() -> None:
+    cell = Sideways(3, 4, dtype=DOUBLE)
+    x, delta = torch.randn(5, 2, 3, dtype=DOUBLE), torch.randn(5, 2, 4, dtype=DOUBLE)
+    with pytest.raises(FlowError, match="otherwise than by calling its maps"):
+        tt.flow.parameter_pairs(cell, x, delta)
+    close(
+        sum(each["weight_hh"] for each in tt.flow.parameter_terms(cell, x, delta)),
+        unrolled(cell, x, delta)["weight_hh"],
+    )
 
 
 # -- of a sighting, in a limited time

@@ -111,7 +111,7 @@ def _followed(
 
 
 def _values(tangent: Tangent, delta: Tensor, last: int) -> Iterator[dict[str, Tensor]]:
-    found = _terms(tangent, Immediate(tangent.along), delta, _no_powers(delta), range(last + 1))
+    found = _terms(tangent, Immediate(tangent.along), delta, no_powers(delta), range(last + 1))
     for _ in range(last + 1):
         term = next(found, None)
         if term is None:
@@ -129,7 +129,7 @@ def parameter_credit_along(
     along, step = tangent.along, Immediate(tangent.along)
     at = np.asarray(lags)
     terms = _Norms(step.names, len(at))
-    for place, term in enumerate(_terms(tangent, step, delta, _no_powers(delta), lags)):
+    for place, term in enumerate(_terms(tangent, step, delta, no_powers(delta), lags)):
         terms.note(place, term)
     rest = _Norms(step.names, len(at) + 1)  # of lag 0, which is all of dL/dθ, and of every τ + 1
     over = _terms(tangent, step, through_time.rows, through_time.exponents, [0, *(lag + 1 for lag in lags)])
@@ -210,7 +210,8 @@ def _terms(tangent: Tangent, step: Immediate, seeds: Tensor, exponents: Tensor, 
             following = next(wanted, None)
 
 
-def _no_powers(delta: Tensor) -> Tensor:
+def no_powers(delta: Tensor) -> Tensor:
+    """The exponents of rows (P, T, B, H) that stand as they are, (T, B)."""
     return torch.zeros(delta.shape[1:3], dtype=torch.float64, device=delta.device)
 
 
