@@ -68,10 +68,10 @@ def gates_along(along: Trajectory) -> dict[str, GateStats]:
 
 def saturation_along(along: Trajectory) -> dict[str, float]:
     """The same for a trajectory."""
-    cell, running = along.cell, along.running()
+    cell, running, limits = along.cell, along.running(), _limits(along)
     found: dict[str, float] = {}
     for name, values in along.run.gates.items():
-        low, high = _limits(along)[name]
+        low, high = limits[name]
         if -1.0 <= low < high <= 1.0:
             share = (values[running].double() - low) / (high - low)
             # Between its limits σ has the slope s(1 − s), and tanh that of a stretched σ: 4s(1 − s) of the steepest.
