@@ -175,7 +175,7 @@ def uses(cell: nn.Module, x: Tensor, way: str) -> Tensor:
     for t in range(len(x)):
         parts = parts_of(cell(x[t], state))
         if way == "rebuilt":
-            parts = tuple([*parts])
+            parts = (*parts,)
         if way == "three uses":
             total = total + parts[0].sin().sum() + (parts[0] * parts[-1]).sum() + parts[0].exp().mean()
         if way == "in place":

@@ -148,8 +148,10 @@ class LayerCatcher:
             inside = inside.transpose(0, 1) if self._module.batch_first and output.ndim == 3 else inside
         return Dropped(rate, self._random, torch.empty(inside.shape, dtype=output.dtype, device="meta"))
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         """Find out whether the call goes on from one that was caught; keep the random state."""
+        if kwargs is None:
+            return None  # torch runs a hook once more that was taken off while this call began; `open` did the rest
         self._ahead = None
         changed = self._follow(args, kwargs) if torch.is_grad_enabled() and self._finals else None
         self._keep_random()

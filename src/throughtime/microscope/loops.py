@@ -9,7 +9,7 @@ Dimensions: T steps of a chain of calls, n sequences, I inputs, H units, P parts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -36,24 +36,6 @@ class Came:
 
     whole: Tensor
     shares: Sequence[tuple[bool, Tensor]]  # of it: what the step itself (True) or the next one read of it, as it came
-
-    def outside(self) -> Tensor:
-        """The rest, in float64: exactly zero where the shares, added up as autograd does, are the whole."""
-        if not self.shares:
-            return self.whole.double()
-        total = self.shares[0][1]
-        for _, share in self.shares[1:]:
-            total = total + share
-        exact = torch.stack([share.double() for _, share in self.shares]).sum(0)
-        return torch.where(self.whole == total, 0.0, self.whole.double() - exact)
-
-    def back(self) -> Tensor:
-        """What came through the next step, in float64."""
-        found = torch.zeros_like(self.whole, dtype=torch.float64)
-        for inner, share in self.shares:
-            if not inner:
-                found += share
-        return found
 
 
 @dataclass(eq=False)
@@ -112,8 +94,8 @@ def sighting(name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...
     with torch.no_grad():
         along, off = _along(name, cell, chain)
         _check_equations(name, along, off, chain)
-        delta = _each(along, chain, Came.outside)
-        reached = delta + _each(along, chain, Came.back)
+        delta, back = _told_apart(along, chain)
+        reached = delta + back  # the boundary's: without what a step reads of its own new state
     if not bool(torch.isfinite(delta).all()):
         step = int((~torch.isfinite(delta)).any(0).flatten(1).any(1).nonzero()[-1])
         raise FlowError(
@@ -128,15 +110,35 @@ def sighting(name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...
     return seen
 
 
-def _each(along: Trajectory, chain: Sequence[Step], what: Callable[[Came], Tensor]) -> Tensor:
-    """Something of all backward passes that came to each part, (P, T, n, H)."""
-    zero = along.x.new_zeros(along.B, along.cell.hidden_size)
-    return torch.stack(
-        [
-            torch.stack([sum((what(came) for came in step.came.get(part, ())), start=zero) for step in chain])
-            for part in along.cell.parts
-        ]
-    )
+def _told_apart(along: Trajectory, chain: Sequence[Step]) -> tuple[Tensor, Tensor]:
+    """What reached each part directly, and through the next step; (P, T, n, H) each, in float64."""
+    parts = along.cell.parts
+    direct = along.x.new_zeros(len(parts), along.T, along.B, along.cell.hidden_size)
+    back = torch.zeros_like(direct)
+    for p, part in enumerate(parts):
+        alike: dict[tuple[bool, ...], list[tuple[int, Came]]] = {}  # by which shares were inner ones
+        for t, step in enumerate(chain):
+            for came in step.came.get(part, ()):
+                alike.setdefault(tuple(inner for inner, _ in came.shares), []).append((t, came))
+        for kind, its in alike.items():
+            at = torch.tensor([t for t, _ in its], device=direct.device)
+            shares = [torch.stack([came.shares[i][1] for _, came in its]) for i in range(len(kind))]
+            direct[p].index_add_(0, at, _outside(torch.stack([came.whole for _, came in its]), shares))
+            for inner, share in zip(kind, shares, strict=True):
+                if not inner:
+                    back[p].index_add_(0, at, share.double())
+    return direct, back
+
+
+def _outside(whole: Tensor, shares: Sequence[Tensor]) -> Tensor:
+    """The rest, in float64: exactly zero where the shares, added up as autograd does it, are the whole."""
+    if not shares:
+        return whole.double()
+    total = shares[0]
+    for share in shares[1:]:
+        total = total + share
+    exact = torch.stack([share.double() for share in shares]).sum(0)
+    return torch.where(whole == total, 0.0, whole.double() - exact)
 
 
 def _check_weights(name: str, chain: Sequence[Step]) -> None:
