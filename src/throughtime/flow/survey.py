@@ -81,11 +81,11 @@ def survey(
     quick = extent == "quick"
     limits = _limits(seen, quick)
     along, tangent = seen.along, seen.tangent
-    if thorough:
+    if quick:
+        through_time, credit = glance(tangent, seen.delta, derivative, limits.sources)
+    else:
         through_time = seen.adjoint
         credit = credit_along(tangent, seen.delta, through_time, derivative, limits.sources)
-    else:
-        through_time, credit = glance(tangent, seen.delta, derivative, limits.sources)
     gains, bound = _stretching(seen, limits) if not quick else (np.full(along.T, np.nan), None)
     further, limited = _further(seen) if extent == "whole" else ({}, ())
     return FlowRecord(
