@@ -3,6 +3,8 @@
 throughtime measure examples/sentiment.py:make --data reviews.csv
 """
 
+from itertools import islice
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -27,10 +29,10 @@ class Sentiment(nn.Module):
 
 
 def make(data, batches):
-    """A model for these reviews, after one pass over the training ones."""
+    """A model for these reviews, after sixty steps of training."""
     model = Sentiment(data.inputs, data.outputs)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for x, lengths, y in batches:
+    for x, lengths, y in islice(batches, 60):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x, lengths), y).backward()
         optimizer.step()

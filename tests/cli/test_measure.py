@@ -263,10 +263,10 @@ def test_a_trained_study_is_measured_again(call, here):
     assert call("compare", "batch.npz", "--cells", "rnn,lstm", "--out", "a", *small)[0] == 0
     status, out, err = call("measure", "a", "--out", "b")
     assert status == 0, err
-    assert re.findall(r"^(\S+) +(elman|lstm) +\d", out, re.M) == [("rnn", "elman"), ("lstm", "lstm")]
+    assert re.findall(r"^([^\s:]+) +(elman|lstm) +\d", out, re.M) == [("rnn", "elman"), ("lstm", "lstm")]
     status, out, err = call("measure", "a/lstm", "--out", "c")
     assert status == 0, err
-    assert re.findall(r"^(\S+) +(elman|lstm) +\d", out, re.M) == [("lstm", "lstm")]
+    assert re.findall(r"^([^\s:]+) +(elman|lstm) +\d", out, re.M) == [("lstm", "lstm")]
     status, _, err = call("measure", "a", "--data", "batch.npz")
     assert (status, "leave out --data" in err) == (2, True)
 
