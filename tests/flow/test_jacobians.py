@@ -59,9 +59,15 @@ def test_transport_against_fresh_leaves(cell: Cell, t: int, k: int) -> None:
     close(tt.flow.transport(cell, x, t, k, state), matrix(cell, states[t - k], start))
 
 
-def test_the_two_linearisations_agree(cell: Cell) -> None:
+@pytest.mark.parametrize("way", ["by map", "by sequence", "in pieces"])
+def test_the_two_linearisations_agree(cell: Cell, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows, columns, inputs and nodes: what the diagonals say is what the matrices say."""
     x, state = sequence(cell)
+    if way != "by map":  # as with many rows
+        monkeypatch.setattr("throughtime.flow.diagonals._MAKING", -1000)
+    if way == "in pieces":  # as with many units, sequences and steps
+        for name in ("diagonals._CACHED", "diagonals._MADE", "unitwise._HELD"):
+            monkeypatch.setattr(f"throughtime.flow.{name}", 100)
     along = follow(cell, x, state)
     fast, slow = unitwise(along), Whole(along)
     if fast is None:

@@ -26,6 +26,8 @@ from throughtime.records import CreditRecord, Floats
 
 Derivative = Literal["boundary", "node"]
 
+_TAKEN = 1 << 18  # norms that are taken down before logarithms are made of them
+
 
 def credit(
     cell: Cell | Recurrent,
@@ -91,19 +93,16 @@ def credit_along(
     starts, seeds = _rows(tangent, delta, wanted)
     row_of = torch.full((along.T,), NEVER)
     row_of[steps] = torch.arange(len(steps))
-
-    empty = _empty(steps, running.cpu(), most_lag)
-    whole = empty.clone()
-    parts = [whole] if tangent.P == 1 else [empty.clone() for _ in tangent.parts]
-    for carried in sweep(tangent, starts, seeds, most_lag=most_lag) if starts.numel() else ():
-        at = starts[carried.which]
-        counts = carried.alive if most_lag is None else carried.alive & (at <= carried.k + most_lag)
-        where = row_of[at[counts].cpu()], carried.k, counts.nonzero()[:, 1].cpu()
-        norms, exponents = _norms(tangent, carried, derivative)[:, counts], carried.exponents[counts]
-        whole[where] = log10(torch.linalg.vector_norm(norms.nan_to_num(), dim=0), exponents).cpu()
-        if tangent.P > 1:
-            for part, its in zip(parts, norms, strict=True):
-                part[where] = log10(its, exponents).cpu()
+    empty = _empty(steps, running.cpu())
+    pages = [empty] if tangent.P == 1 else [empty, *(empty.clone() for _ in tangent.parts)]
+    if starts.numel():
+        book = _Book(pages, row_of, starts, seeds)
+        for carried in sweep(tangent, starts, seeds, most_lag=most_lag):
+            book.enter(carried, _norms(tangent, carried, derivative))
+    if most_lag is not None:
+        unmeasured = (steps.unsqueeze(1) - torch.arange(along.T) > most_lag).unsqueeze(-1)
+        pages = [page.masked_fill_(unmeasured, torch.nan) for page in pages]
+    whole, parts = pages[0], pages[-tangent.P :]
 
     pairs = whole.numpy()
     return CreditRecord(
@@ -152,12 +151,53 @@ def _rows(tangent: Tangent, delta: Tensor, wanted: Tensor) -> tuple[Tensor, Tens
     return starts, seeds
 
 
-def _empty(steps: Tensor, running: Tensor, most_lag: int | None) -> Tensor:
-    """(N, T, B): −inf where there is nothing to measure because it is zero, NaN where nothing is measured."""
-    lag = steps.unsqueeze(1) - torch.arange(len(running))
-    unmeasured = torch.zeros_like(lag, dtype=torch.bool) if most_lag is None else lag > most_lag
-    nothing = unmeasured.unsqueeze(-1) | ~running[steps].unsqueeze(1)
-    return torch.where(nothing, torch.nan, torch.full((), -torch.inf, dtype=torch.float64))
+def _empty(steps: Tensor, running: Tensor) -> Tensor:
+    """(N, T, B): −inf, a true zero, where a sequence still runs at the source; NaN, not measured, where it does not."""
+    nothing = torch.where(running[steps], -torch.inf, torch.full((), torch.nan, dtype=torch.float64))
+    return nothing.unsqueeze(1).repeat(1, len(running), 1)
+
+
+class _Book:
+    """Takes down the norms of a sweep step by step, and makes logarithms of them for many steps at a time."""
+
+    def __init__(self, pages: Sequence[Tensor], row_of: Tensor, starts: Tensor, seeds: Tensor) -> None:
+        P, R, B, _ = seeds.shape
+        self._pages = pages  # (N, T, B) each: the whole state, and its parts if there are several
+        self._size = max(1, _TAKEN // (P * R * B))
+        self._norms = seeds.new_zeros(self._size, P, R, B)
+        self._powers = seeds.new_zeros(self._size, R, B, dtype=torch.float64)
+        self._rows = slice(R, 0)  # those that were there in this stretch of steps
+        self._sources = torch.where(starts == NEVER, NEVER, row_of.to(starts.device)[starts]).cpu()
+
+    def enter(self, carried: Carried, norms: Tensor) -> None:
+        """Take down what arrived at one step; steps come in descending order, to 0."""
+        which, place = carried.which, carried.k % self._size
+        self._norms[place, :, which] = norms
+        self._powers[place, which] = carried.exponents
+        self._rows = slice(min(self._rows.start, which.start), max(self._rows.stop, which.stop))
+        if place == 0:
+            self._write(carried.k)
+            self._norms.zero_()
+            self._rows = slice(len(self._sources), 0)
+
+    def _write(self, start: int) -> None:
+        stop = min(start + self._size, self._pages[0].shape[1])
+        rows = self._rows
+        norms = self._norms[: stop - start, :, rows]
+        by_part = log10(norms, self._powers[: stop - start, rows].unsqueeze(1))
+        found = list(by_part.unbind(1))
+        if len(self._pages) > 1:
+            found.insert(
+                0, log10(torch.linalg.vector_norm(norms.nan_to_num(), dim=1), self._powers[: stop - start, rows])
+            )
+        sources = self._sources[rows]
+        r, b = (sources != NEVER).nonzero(as_tuple=True)
+        alike = bool((sources == sources[:, :1]).all())
+        for page, values in zip(self._pages, found, strict=True):
+            if alike:
+                page[sources[:, 0], start:stop] = values.transpose(0, 1).cpu()
+            else:
+                page[sources[r, b], start:stop, b] = values.cpu()[:, r, b].T
 
 
 def _direct(delta: Tensor) -> Tensor:

@@ -82,46 +82,104 @@ def sweep(
     are the gradients with respect to z_k, rows that start at k included.
 
     Each row has one power of two, so a part of the state, or a unit, that is 10^300 times smaller than the largest
-    of its row is lost against it. Costs one product with the weights of R·B rows a step.
+    of its row is lost against it. Costs at most one product with the weights of R·B rows a step.
     Raises FlowError if a single step leaves the range of the dtype.
     """
-    R, B = starts.shape
-    most = window(seeds.dtype)
-    scaled, exponents = split(seeds)
-    rows, spare = torch.zeros_like(seeds), torch.zeros_like(seeds)
-    alive = torch.zeros(R, B, dtype=torch.bool, device=seeds.device)
-    faint = torch.zeros(seeds.shape[:-1], dtype=torch.bool, device=seeds.device)
-    least = torch.finfo(seeds.dtype).tiny * 2.0**60
+    with torch.no_grad():
+        flight = _Flight(starts, seeds)
     latest, earliest = starts.amax(1).tolist(), starts.amin(1).tolist()
-    first, end = R, R
+    first = end = len(latest)
     for k in range(max(latest), last - 1, -1):
-        while first > 0 and latest[first - 1] >= k:
-            first -= 1
         while most_lag is not None and end > first and earliest[end - 1] > k + most_lag:
             end -= 1
-        here = slice(first, end)
         with torch.no_grad():
-            begin = starts[here] == k
-            if bool(begin.any()):
-                rows[:, here][:, begin] = scaled[:, here][:, begin]
-                alive[here] |= begin
-            norms = norms_of(rows[:, here], alive[here])
-            whole = torch.linalg.vector_norm(norms, dim=0)
-            if bool((alive[here] & ~((whole >= 1 / most) & (whole <= most))).any()):
-                rows[:, here], moved = split(rows[:, here])
-                exponents[here] += moved
-                norms = norms_of(rows[:, here], alive[here])
-                alive[here] &= norms.amax(0) != 0
-                if not bool(torch.isfinite(norms).all()):
-                    raise FlowError(
-                        f"the gradient is not finite at step {k}: one step took it beyond the range of "
-                        f"{seeds.dtype}. Look at the size of the weights, or measure in float64."
-                    )
-            lost = faint[:, here] & (norms == 0) & alive[here]
-            faint[:, here] |= (norms > 0) & (norms < least)
-            norms = norms.masked_fill(lost, torch.nan)
-        yield Carried(k, here, rows[:, here], exponents[here], alive[here], norms)
+            flight.measure(slice(first, end), k)
+            while first > 0 and latest[first - 1] >= k:
+                first -= 1
+            flight.begin(k)
+        here = slice(first, end)
+        rows = flight.rows[:, here]
+        yield Carried(k, here, rows, flight.exponents[here], flight.alive[here], flight.norms[:, here])
         if k > last:
             with torch.no_grad():
-                tangent.pull(rows[:, here], k, out=spare[:, here])
-            rows, spare = spare, rows
+                tangent.pull(rows, k, out=flight.spare[:, here])
+            flight.rows, flight.spare = flight.spare, flight.rows
+
+
+class _Flight:
+    """All R rows of a sweep, in buffers that are made once."""
+
+    def __init__(self, starts: Tensor, seeds: Tensor) -> None:
+        self.seeds, self.exponents = split(seeds)
+        self.rows, self.spare = torch.zeros_like(seeds), torch.zeros_like(seeds)
+        self.alive = torch.zeros_like(starts, dtype=torch.bool)
+        self.norms = seeds.new_zeros(seeds.shape[:-1])
+        self._absent = torch.ones_like(self.norms[0])  # 1 where a row is not alive: its zeros call for no look
+        self._most = window(seeds.dtype)
+        self._least = torch.finfo(seeds.dtype).tiny * 2.0**60
+        self._first = norms_of(self.seeds, torch.ones_like(self.alive))
+        self._there = self._first.any(0)
+        self._faint = (self._first > 0) & (
+            self._first < self._least
+        )  # was once nearly lost against the rest of its row
+        self._beginning = _beginnings(starts)
+        self._check_finite(self._first, int(starts.max()))
+
+    def begin(self, k: int) -> None:
+        """Put in the rows that start at k."""
+        for r, b in self._beginning.get(k, ()):
+            self.rows[:, r, b] = self.seeds[:, r, b]
+            self.norms[:, r, b] = self._first[:, r, b]
+            self.alive[r, b] = self._there[r, b]
+            self._absent[r, b] = (~self._there[r, b]).to(self._absent)
+
+    def measure(self, here: slice, k: int) -> None:
+        """Take the norms of the rows that have come to k, and rescale these before they leave the dtype's range."""
+        if here.start == here.stop:
+            return
+        norms = self.norms[:, here]
+        torch.linalg.vector_norm(self.rows[:, here], dim=-1, out=norms)
+        least, most = torch.aminmax(norms + self._absent[here])
+        if not (float(least) >= 1 / self._most and float(most) <= self._most):  # NaN is looked at as well
+            self._look(here, k)
+
+    def _look(self, here: slice, k: int) -> None:
+        alive, norms = self.alive[here], norms_of(self.rows[:, here], self.alive[here])
+        whole = torch.linalg.vector_norm(norms, dim=0)
+        if bool((alive & ~((whole >= 1 / self._most) & (whole <= self._most))).any()):
+            self.rows[:, here], moved = split(self.rows[:, here])
+            self.exponents[here] += moved
+            norms = norms_of(self.rows[:, here], alive)
+            self._check_finite(norms, k)
+            alive &= norms.amax(0) != 0
+            self._absent[here] = (~alive).to(norms)
+        lost = self._faint[:, here] & (norms == 0) & alive
+        self._faint[:, here] |= (norms > 0) & (norms < self._least)
+        self.norms[:, here] = norms.masked_fill(lost, torch.nan)
+
+    def _check_finite(self, norms: Tensor, k: int) -> None:
+        if not bool(torch.isfinite(norms).all()):
+            raise FlowError(
+                f"the gradient is not finite at step {k}: one step took it beyond the range of "
+                f"{norms.dtype}. Look at the size of the weights, or measure in float64."
+            )
+
+
+def _beginnings(starts: Tensor) -> dict[int, list[tuple[slice | Tensor, slice | Tensor]]]:
+    """Which rows of which sequences start at each step."""
+    found: dict[int, list[tuple[slice | Tensor, slice | Tensor]]] = {}
+    alike = (starts == starts[:, :1]).all(1)
+    rows = alike.nonzero()[:, 0]
+    for k, some in _by_value(starts[rows, 0]):  # rows are in the order of their starts, so these stand together
+        found[k] = [(slice(int(rows[some[0]]), int(rows[some[-1]]) + 1), slice(None))]
+    r, b = (~alike).unsqueeze(1).expand_as(starts).nonzero(as_tuple=True)
+    for k, some in _by_value(starts[r, b]):
+        found.setdefault(k, []).append((r[some], b[some]))
+    return found
+
+
+def _by_value(values: Tensor) -> list[tuple[int, Tensor]]:
+    """For each value from 0 on that occurs, where it does, in ascending order."""
+    counts = torch.bincount(values - NEVER).tolist()
+    places = torch.split(values.argsort(stable=True), counts)
+    return [(value, where) for value, where in enumerate(places, NEVER) if value != NEVER and len(where)]

@@ -40,12 +40,11 @@ class Trajectory:
     def before(self, start: int, stop: int) -> State:
         """z_{t-1} for t in start..stop, as one batch: each part ((stop − start)·B, H)."""
         run = self.run
+        if start:
+            return State(**{part: run.states[part][start - 1 : stop - 1].flatten(0, 1) for part in self.cell.parts})
         first = run.initial.map(lambda part: part.unsqueeze(0))
         return State(
-            **{
-                part: torch.cat([first[part], run.states[part][:-1]])[start:stop].flatten(0, 1)
-                for part in self.cell.parts
-            }
+            **{part: torch.cat([first[part], run.states[part][: stop - 1]]).flatten(0, 1) for part in self.cell.parts}
         )
 
     def share(self, start: int, stop: int) -> Share:
