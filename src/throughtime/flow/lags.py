@@ -6,6 +6,8 @@ import numpy as np
 
 from throughtime.records import Floats, Integers, LagProfile
 
+_HELD = 1 << 20  # differences that are sorted at a time
+
 
 def lag_profile(
     log10_pairs: Floats, sources: Integers | None = None, *, log10_start: Floats | None = None, most: int | None = None
@@ -16,33 +18,42 @@ def lag_profile(
     (N, B) stands for log10 C(t, t) where the pairs are those of one part of the state alone. Pairs that were not
     measured (NaN), and sources without a direct gradient, do not count.
     """
-    N, T, _ = log10_pairs.shape
+    N, T, B = log10_pairs.shape
     steps = np.arange(T) if sources is None else np.asarray(sources)
     start = log10_pairs[np.arange(N), steps] if log10_start is None else log10_start
     counted = np.isfinite(start)
     rows = np.flatnonzero(counted.any(axis=1))
     longest = T - 1 if most is None else min(most, T - 1)
-    quartiles = np.full((3, longest + 1), np.nan)
+    quartiles = np.full((longest + 1, 3), np.nan)
     pairs = np.zeros(longest + 1, dtype=np.int64)
-    for lag in range(longest + 1):
-        some = rows[steps[rows] >= lag]
+    size = max(1, _HELD // max(1, len(rows) * B))
+    for first in range(0, longest + 1 if rows.size else 0, size):
+        lags = np.arange(first, min(first + size, longest + 1))
+        at = steps[rows] - lags[:, None]
         with np.errstate(invalid="ignore"):
-            left = log10_pairs[some, steps[some] - lag] - start[some]
-        left = left[counted[some] & ~np.isnan(left)]
-        pairs[lag] = left.size
-        if left.size:
-            quartiles[:, lag] = quantiles(left)
-    return LagProfile(np.arange(longest + 1), quartiles[1], quartiles[0], quartiles[2], pairs)
+            left = log10_pairs[rows, np.maximum(at, 0)] - start[rows]
+        left[(at < 0)[..., None] | ~counted[rows]] = np.nan
+        ascending = np.sort(left.reshape(len(lags), -1), axis=1)  # NaN last
+        pairs[lags] = (~np.isnan(ascending)).sum(1)
+        quartiles[lags] = _quantiles(ascending, pairs[lags], (0.25, 0.5, 0.75))
+    lower, median, upper = quartiles.T
+    return LagProfile(np.arange(longest + 1), median, lower, upper, pairs)
 
 
 def quantiles(values: Floats, shares: tuple[float, ...] = (0.25, 0.5, 0.75)) -> Floats:
     """Quantiles of values that may be −inf (a true zero); one that falls between a zero and a number is −inf."""
-    ascending = np.sort(values)
-    at = (len(values) - 1) * np.asarray(shares)
+    return _quantiles(np.sort(values)[None], np.array([len(values)]), shares)[0]
+
+
+def _quantiles(ascending: Floats, counts: Integers, shares: tuple[float, ...]) -> Floats:
+    """The same for the first `counts` values of each row; NaN where there are none."""
+    at = np.maximum(counts - 1, 0)[:, None] * np.asarray(shares)
     under = at.astype(np.int64)
-    low, high = ascending[under], ascending[np.minimum(under + 1, len(values) - 1)]
+    low = np.take_along_axis(ascending, under, 1)
+    high = np.take_along_axis(ascending, np.minimum(under + 1, np.maximum(counts - 1, 0)[:, None]), 1)
     with np.errstate(invalid="ignore"):
-        return np.where(np.isneginf(low), low, low + (high - low) * (at - under))
+        found = np.where(np.isneginf(low), low, low + (high - low) * (at - under))
+    return np.where(counts[:, None] > 0, found, np.nan)
 
 
 def medians(values: Floats) -> Floats:
