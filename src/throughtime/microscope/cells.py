@@ -164,7 +164,7 @@ class CellCatcher:
         step = Step(
             number=self._count,
             x=_some(x, rows),
-            given={part: _some(tensor, rows) for part, tensor in state.items()},
+            given={part: _some(tensor, rows) for part, tensor in state.items()} if before is None else {},
             out={part: _some(tensor, rows) for part, tensor in new.items()},
             B=B,
             rows=rows,
