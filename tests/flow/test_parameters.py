@@ -125,6 +125,41 @@ def test_each_pair_without_its_gradient(cell: Cell) -> None:
             assert 10 ** log10[t, k] == pytest.approx(expected, rel=MEASURE[DOUBLE], abs=1e-15), (block, t, k)
 
 
+def test_one_answer_a_sequence(cell: Cell) -> None:
+    """Each sequence with its own one source, one of them with none: the short way, by pairs and by `.grad`."""
+    x, state = sequence(cell, batch=4)
+    delta = whole_delta(cell, x)
+    at = torch.tensor([4, 1, 3, 0])
+    delta[torch.arange(5).unsqueeze(1) != at] = 0
+    delta[:, 3] = 0
+    of = pairs(cell, x, state, delta)
+    record = tt.flow.parameter_credit(cell, x, delta, state=state, lengths=torch.tensor([5, 3, 4, 2]))
+    for name, gradient in unrolled(cell, x, delta, state=state).items():
+        assert 10 ** record.log10_whole[name] == pytest.approx(float(gradient.norm()), rel=MEASURE[DOUBLE], abs=1e-15)
+        for lag in range(5):
+            size, rest = (float(term(of, name, some).norm()) for some in ([lag], range(lag + 1, 5)))
+            assert 10 ** record.log10_terms[name][lag] == pytest.approx(size, rel=MEASURE[DOUBLE], abs=1e-15)
+            if gradient.any():
+                share = 10 ** record.log10_rest[name][lag]
+                assert share == pytest.approx(rest / float(gradient.norm()), rel=MEASURE[DOUBLE], abs=1e-15)
+
+
+def test_the_short_way_and_the_long_way_agree_at_lags_far_apart() -> None:
+    """A second source that weighs next to nothing takes the long way."""
+    cell = tt.cells.make("lstm", 3, 4, dtype=DOUBLE)
+    x, state = sequence(cell, steps=90, batch=3)
+    delta = torch.zeros(90, 3, 4, dtype=DOUBLE)
+    delta[-1] = torch.randn(3, 4, dtype=DOUBLE)
+    short, said = parameters_of(seen(cell, x, delta, state, torch.full((3,), 90)))
+    assert len(short.lags) < 90
+    assert "spread" in said[0]
+    delta[-2] = 1e-200
+    long, _ = parameters_of(seen(cell, x, delta, state, torch.full((3,), 90)))
+    for name in short.log10_terms:
+        near(short.log10_terms[name], long.log10_terms[name], MEASURE)
+        near(short.log10_rest[name][:-1], long.log10_rest[name][:-1], MEASURE)
+
+
 def test_the_rest_is_what_truncation_leaves_out() -> None:
     """Each step's loss looks back τ steps, to a detached state; what then is missing of the gradient?"""
     torch.manual_seed(3)
@@ -155,25 +190,31 @@ def test_the_rest_is_what_truncation_leaves_out() -> None:
         assert all(np.isneginf(values[8]) for values in record.log10_rest.values())
 
 
-def test_a_scalar_net_by_hand() -> None:
-    """h_t = w h_{t-1} + u x_t, loss h_{T-1}: the term of lag τ is w^τ h_{T-2-τ} for w, and w^τ x_{T-1-τ} for u."""
-    T, w = 1100, 0.25
+@pytest.mark.parametrize("early", [0.0, 1.0], ids=["one-source", "two-sources"])
+def test_a_scalar_net_by_hand(early: float) -> None:
+    """h_t = w h_{t-1} + u x_t, loss h_{T-1}: the term of lag τ is w^τ h_{T-2-τ} for w, and w^τ x_{T-1-τ} for u.
+
+    With h_0 in the loss too, lag 0 holds x_0 besides.
+    """
+    T, w = 300, 0.0625  # the smallest is 10^-360
     cell = tt.cells.make("elman", 1, 1, nonlinearity="identity", bias=False, dtype=DOUBLE)
     torch.nn.init.constant_(cell.weight_hh, w)
     torch.nn.init.constant_(cell.weight_ih, 3.0)
     delta = torch.zeros(T, 1, 1, dtype=DOUBLE)
-    delta[-1] = 1.0
+    delta[0], delta[-1] = early, 1.0
     record = tt.flow.parameter_credit(cell, torch.ones(T, 1, 1, dtype=DOUBLE), delta)
     lags = np.arange(T)
-    near(record.log10_terms["weight_ih"], lags * math.log10(w))
+    near(record.log10_terms["weight_ih"], lags * math.log10(w) + (lags == 0) * math.log10(1 + early))
     with np.errstate(divide="ignore"):  # h before the first step is 0
         h = np.log10(3.0 * (1 - w ** (T - 1.0 - lags)) / (1 - w))
     near(record.log10_terms["weight_hh"], lags * math.log10(w) + h)
-    near(record.log10_rest["weight_ih"][:-1], (lags[1:]) * math.log10(w) + np.log10(1 - w ** (T - lags[1:])))
+    whole = math.log10(1 / (1 - w) + early)
+    near(record.log10_whole["weight_ih"], whole)
+    rest = lags[1:] * math.log10(w) + np.log10((1 - w ** (T - lags[1:])) / (1 - w))
+    near(record.log10_rest["weight_ih"][:-1], rest - whole)
     assert np.isneginf(record.log10_rest["weight_ih"][-1])
-    near(record.log10_whole["weight_ih"], math.log10(1 / (1 - w)))
-    assert record.look_back("weight_ih", 0.01) == 3  # 0.25^4 is the first under 1%
-    assert record.look_back("weight_ih", 0.2) == 1  # and 0.25^2 under 20%
+    assert record.look_back("weight_ih", 0.01) == 1
+    assert record.look_back("weight_ih", 0.2) == 0
 
 
 def test_fewer_lags_say_the_same_and_the_rest_holds_what_lies_beyond() -> None:
@@ -360,7 +401,7 @@ def test_what_is_limited_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         near(record.log10_rest[name], whole.log10_rest[name][record.lags])
         near(record.log10_terms[name], whole.log10_terms[name][record.lags])
 
-    monkeypatch.setattr(module, "_WORK", 2.5 * module._work(one.along, 50))
+    monkeypatch.setattr(module, "_WORK", 2.5 * module._work(one.along, 50, False))
     record, said = parameters_of(one)
     first = tt.flow.parameter_credit(
         cell, x[:, :2], delta[:, :2], state=state.map(lambda part: part[:2]), lengths=lengths[:2]
@@ -369,7 +410,7 @@ def test_what_is_limited_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "on 2 of 3 sequences" in said[0]
     near(record.log10_whole["weight_hh"], first.log10_whole["weight_hh"])
 
-    monkeypatch.setattr(module, "_WORK", module._work(one.along, 20))
+    monkeypatch.setattr(module, "_WORK", module._work(one.along, 20, False))
     record, said = parameters_of(one)
     steps = len(range(int(record.lags[-1]) + 1))
     assert 10 < steps <= 20

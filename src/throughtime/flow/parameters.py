@@ -6,15 +6,16 @@ and one backward pass of the cell's step, run over all steps as one batch, adds 
 What lags over τ give together needs no sum, in which the small would drown in the large: the rows of all sources
 t > k + τ at step k add up to a_{k+τ+1} P(k+τ+1, k), so it is the term of lag τ + 1 with the adjoint a in δ's place.
 
+Where each sequence has one source, as with one answer a sequence, nothing is carried at all: the row of lag τ is the
+adjoint a_{t−τ}. Then the lags are gone through from the far end, and their sum is the rest.
+
 Dimensions: T steps, B sequences, H units, P parts, L lags.
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,18 +23,18 @@ from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
-from throughtime.flow.abreast import Abreast, abreast
+from throughtime.flow.abreast import abreast
 from throughtime.flow.adjoint import Adjoint, checked, gather
 from throughtime.flow.fewer import fewer
+from throughtime.flow.immediate import Immediate, Term
 from throughtime.flow.linearise import linearise
 from throughtime.flow.sighting import Sighting
 from throughtime.flow.sweep import log10, shift, split
 from throughtime.flow.tangent import Tangent
 from throughtime.flow.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
-from throughtime.records import ParameterCredit
+from throughtime.records import Floats, ParameterCredit
 
-_STRETCHES = 8  # that the steps are run in, so that few are passed through where only few have a row
 _WORK = 2e10  # multiplications of one sighting: a second or two on two cores, in float64
 _DENSE = 64  # lags up to here are all measured
 
@@ -57,7 +58,8 @@ def parameter_credit(
 
     Returns logarithms; −inf is a true zero, NaN is "not defined" (a share of nothing) or lost under the dtype's range.
     Costs, at each lag, two products of (T − τ)·B rows with the recurrent weights and two backward passes of as many
-    steps; holds the graph of the step for all T·B. Two backward passes, not T², give one lag.
+    steps, and holds the graph of the step for all T·B. Where no sequence has more than one step with an output
+    gradient, T·B steps in all, forward and back.
     Raises FlowError if shapes or steps do not fit, if delta is not finite or not zero past a sequence's end, and as
     `tt.flow.jacobians` does.
 
@@ -127,21 +129,19 @@ def parameter_credit_along(
     """The same for a trajectory that is linearised already, with its adjoint, at these lags: ascending from 0."""
     began = time.perf_counter() if began is None else began
     along, step = tangent.along, Immediate(tangent.along)
-    at = np.asarray(lags)
-    terms = _Norms(step.names, len(at))
-    for place, term in enumerate(_terms(tangent, step, delta, no_powers(delta), lags)):
-        terms.note(place, term)
-    rest = _Norms(step.names, len(at) + 1)  # of lag 0, which is all of dL/dθ, and of every τ + 1
-    over = _terms(tangent, step, through_time.rows, through_time.exponents, [0, *(lag + 1 for lag in lags)])
-    for place, term in enumerate(over):
-        rest.note(place, term)
-    whole = {name: float(values[0]) for name, values in rest.log10.items()}
+    sources = _one_each(delta)
+    if sources is None:
+        terms, over = _carried(tangent, step, delta, through_time, lags)
+    else:
+        terms, over = _from_the_far_end(step, sources, through_time, lags)
+    rest = over.log10()
+    whole = {name: float(values[0]) for name, values in rest.items()}
     with np.errstate(invalid="ignore"):  # of nothing there is no share: −inf less −inf is NaN
-        shares = {name: values[1:] - values[0] for name, values in rest.log10.items()}
+        shares = {name: values[1:] - values[0] for name, values in rest.items()}
     return ParameterCredit(
         cell=along.cell.name or type(along.cell).__name__,
-        lags=at,
-        log10_terms=terms.log10,
+        lags=np.asarray(lags),
+        log10_terms=terms.log10(),
         log10_rest=shares,
         log10_whole=whole,
         sequences=along.B,
@@ -150,57 +150,49 @@ def parameter_credit_along(
     )
 
 
-@dataclass(frozen=True)
-class _Term:
-    """One lag's term of dL/dθ for every θ: `values · 2**exponent`."""
-
-    values: dict[str, Tensor]
-    exponent: float
+def _one_each(delta: Tensor) -> Tensor | None:
+    """The one step of each sequence that has an output gradient, (B,), the first if none has; None if one has more."""
+    there = delta.any(-1).any(0)
+    return there.int().argmax(0) if int(there.sum(0).max()) <= 1 else None
 
 
-class Immediate:
-    """∂⁺z_k/∂θ, by products with rows: the cell's step run once over all steps side by side, its graph kept."""
-
-    def __init__(self, along: Trajectory) -> None:
-        self._values = {name: value.detach().requires_grad_() for name, value in along.parameters.items()}
-        self._B, cell = along.B, along.cell
-        cuts = np.linspace(0, along.T, min(_STRETCHES, along.T) + 1).round().astype(int).tolist()
-        self._made: list[tuple[int, int, list[Tensor]]] = []  # from step, to step, the parts of the state made
-        for start, stop in itertools.pairwise(cuts):
-            with torch.enable_grad():
-                u = cell.share(along.x[start:stop].flatten(0, 1), self._values)
-                new, _ = cell.advance(u, along.before(start, stop), cell.weights(self._values))
-            self._made.append((start, stop, [new[part] for part in cell.parts]))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parameters."""
-        return tuple(self._values)
-
-    def times(self, here: Abreast) -> _Term:
-        """Σ_k rows_k ∂⁺z_k/∂θ over all steps and sequences."""
-        there = here.rows.any(-1).any(0)
-        top = here.exponents[there].max()
-        rows = shift(here.rows, (here.exponents - top).clamp(min=-8000.0).int().unsqueeze(-1))
-        made, given = [], []
-        for start, stop, parts in self._made:
-            low, high = max(start, here.first), min(stop, here.first + rows.shape[1])
-            for z, part in zip(parts, rows, strict=True):
-                if low < high and z.requires_grad:
-                    cotangent = torch.zeros_like(z)
-                    some = part[low - here.first : high - here.first]
-                    cotangent[(low - start) * self._B : (high - start) * self._B] = some.flatten(0, 1)
-                    made.append(z)
-                    given.append(cotangent)
-        if not made:  # no parameter is heard in these steps
-            return _Term({name: torch.zeros_like(value) for name, value in self._values.items()}, 0.0)
-        found = torch.autograd.grad(
-            made, list(self._values.values()), given, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        return _Term(dict(zip(self._values, found, strict=True)), float(top))
+def _carried(
+    tangent: Tangent, step: Immediate, delta: Tensor, through_time: Adjoint, lags: Sequence[int]
+) -> tuple[_Norms, _Norms]:
+    """The terms, and what lags from 0 on and over each τ give together, (L,) and (L + 1,)."""
+    terms, over = _Norms(step.names, len(lags)), _Norms(step.names, len(lags) + 1)
+    for place, term in enumerate(_terms(tangent, step, delta, no_powers(delta), lags)):
+        terms.note(place, term)
+    further = [0, *(lag + 1 for lag in lags)]
+    for place, term in enumerate(_terms(tangent, step, through_time.rows, through_time.exponents, further)):
+        over.note(place, term)
+    return terms, over
 
 
-def _terms(tangent: Tangent, step: Immediate, seeds: Tensor, exponents: Tensor, lags: Sequence[int]) -> Iterator[_Term]:
+def _from_the_far_end(
+    step: Immediate, sources: Tensor, through_time: Adjoint, lags: Sequence[int]
+) -> tuple[_Norms, _Norms]:
+    """The same where sequence b has no other source than `sources[b]`."""
+    terms, over = _Norms(step.names, len(lags)), _Norms(step.names, len(lags) + 1)
+
+    def of(some: range) -> Term:
+        k = sources - torch.tensor(some, dtype=torch.long, device=sources.device).unsqueeze(1)
+        place, b = (k >= 0).nonzero(as_tuple=True)
+        k = k[place, b]
+        return step.picked(k, b, through_time.rows[:, k, b], through_time.exponents[k, b])
+
+    total, following = step.nothing(), int(sources.max()) + 1
+    for place in reversed(range(len(lags))):
+        total = total.plus(of(range(lags[place] + 1, following)))
+        over.note(place + 1, total)
+        term = of(range(lags[place], lags[place] + 1))
+        terms.note(place, term)
+        total, following = total.plus(term), lags[place]
+    over.note(0, total)
+    return terms, over
+
+
+def _terms(tangent: Tangent, step: Immediate, seeds: Tensor, exponents: Tensor, lags: Sequence[int]) -> Iterator[Term]:
     """The term of each of these lags, ascending, as far as any row is left."""
     wanted = iter(lags)
     following = next(wanted, None)
@@ -216,24 +208,27 @@ def no_powers(delta: Tensor) -> Tensor:
 
 
 class _Norms:
-    """log10 ‖·‖ by parameter and lag: −inf where nothing is noted, NaN where it sank under the dtype's range."""
+    """2-norms by parameter and place, as logarithms."""
 
     def __init__(self, names: Sequence[str], count: int) -> None:
-        self.log10 = {name: np.full(count, -np.inf) for name in names}
-        self._faint = dict.fromkeys(names, False)
+        self._log10 = {name: np.full(count, -np.inf) for name in names}
+        self._faint = {name: np.zeros(count, bool) for name in names}
 
-    def note(self, place: int, term: _Term) -> None:
+    def note(self, place: int, term: Term) -> None:
         """Keep the norms of one term."""
         for name, value in term.values.items():
-            if not value.numel():
-                continue
-            scaled, exponent = split(value.flatten(), (0,))
-            norm = torch.linalg.vector_norm(scaled)
-            self.log10[name][place] = float(log10(norm, exponent + term.exponent))
-            if not bool(norm) and self._faint[name]:
-                self.log10[name][place] = np.nan
-            # Against rows that are near 1: half way down to the smallest number, in powers.
-            self._faint[name] |= bool(norm) and float(exponent) < np.log2(torch.finfo(value.dtype).tiny) / 2
+            if value.numel():
+                scaled, exponent = split(value.flatten(), (0,))
+                norm = torch.linalg.vector_norm(scaled)
+                self._log10[name][place] = float(log10(norm, exponent + term.exponent))
+                # Against rows that are near 1: half way down to the smallest number, in powers.
+                least = np.log2(torch.finfo(value.dtype).tiny) / 2
+                self._faint[name][place] = bool(norm) and float(exponent) < least
+
+    def log10(self) -> dict[str, Floats]:
+        """−inf where nothing was noted but nought; NaN where it sank under the dtype's range, faint at a lag before."""
+        sank = {name: np.logical_or.accumulate(faint) for name, faint in self._faint.items()}
+        return {n: np.where(np.isneginf(values) & sank[n], np.nan, values) for n, values in self._log10.items()}
 
 
 def parameters_of(seen: Sighting) -> tuple[ParameterCredit | None, tuple[str, ...]]:
@@ -242,10 +237,11 @@ def parameters_of(seen: Sighting) -> tuple[ParameterCredit | None, tuple[str, ..
     if not along.parameters:
         return None, ("This cell has no parameters, so there is no gradient of weights to split by lag.",)
     said: list[str] = []
-    each = _work(along, along.T)
+    alone = _one_each(seen.delta) is not None
+    each = _work(along, along.T, alone)
     if each > _WORK:
         longest, steps = int(along.lengths.argmax()), along.T
-        while steps > 1 and _work(along, steps) > _WORK:
+        while steps > 1 and _work(along, steps, alone) > _WORK:
             steps = steps * 9 // 10
         seen = fewer(seen, [longest], steps)
         said.append(
@@ -273,9 +269,14 @@ def _spread(longest: int) -> list[int]:
     return [*range(_DENSE), *np.unique(far).tolist()]
 
 
-def _work(along: Trajectory, steps: int) -> float:
-    """Multiplications for one sequence of so many steps: two pulls at each lag, two backward passes at those taken."""
+def _work(along: Trajectory, steps: int, alone: bool) -> float:
+    """Multiplications for one sequence of so many steps: two pulls at each lag, two backward passes at those taken.
+
+    With one source, nothing is pulled, and each step is passed through once, forward and back.
+    """
     pull = len(along.cell.squares(along.parameters)) * along.cell.hidden_size**2
     back = sum(value.numel() for value in along.parameters.values())
+    if alone:
+        return float(3 * back * steps)
     rows = steps - np.arange(steps)
     return float(2 * (pull * rows.sum() + back * rows[_spread(steps - 1)].sum()))
