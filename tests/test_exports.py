@@ -50,6 +50,7 @@ HELD = {
     "flow.ports": "cell, x",
     "flow.bounds": "cell, x",
     "flow.memory": "cell, x",
+    "flow.depth": "chain, x, loss",
 }
 # What a call may pass by keyword although the signature spells it otherwise (**options).
 OPTIONS = {

@@ -383,6 +383,15 @@ def test_the_record_goes_to_a_file_and_back(tmp_path) -> None:
     near(again.gradient, record.gradient)
 
 
+@pytest.mark.gpu
+def test_is_the_same_on_a_cuda_device() -> None:
+    chain, x = nn.Sequential(*plain()), torch.randn(6, 7)
+    here = tt.flow.depth(chain, x, squared)
+    there = tt.flow.depth(copy.deepcopy(chain).cuda(), x.cuda(), squared)
+    for name in ("gradient", "weights", "gain", "steps", "bound"):
+        near(getattr(there, name), getattr(here, name), MEASURE)
+
+
 class Draws(nn.Module):
     def forward(self, a: Tensor) -> Tensor:
         return torch.nn.functional.dropout(a)  # on in evaluation mode, too

@@ -32,7 +32,7 @@ STEEPEST: dict[type[nn.Module], float] = {
     nn.Flatten: 1.0,
     nn.Dropout: 1.0,
 }
-_DRAWS = (nn.Dropout, nn.AlphaDropout, nn.modules.batchnorm._BatchNorm)  # other in training than in prediction
+_OTHERWISE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)  # in training than in prediction
 _BUDGET = 1e10  # multiplications that the Jacobians of all samples may take: a few seconds
 _LARGEST = 2**25  # numbers in one Jacobian
 _TOGETHER = 2**23  # numbers in the rows that go through a layer at once
@@ -150,7 +150,7 @@ def _copied(chain: nn.Sequential | Sequence[nn.Module]) -> tuple[nn.Sequential, 
         what = f"{', '.join(wrong)} among its links" if wrong else "no layer"
         raise FlowError(f"a chain is made of torch modules, this one has {what}; functions have modules: nn.Tanh().")
     whole = given if isinstance(given, nn.Sequential) else nn.Sequential(*given)
-    other = any(module.training and isinstance(module, _DRAWS) for module in whole.modules())
+    other = any(module.training and isinstance(module, _OTHERWISE) for module in whole.modules())
     with torch.no_grad():
         net = copy.deepcopy(whole).double().eval()
     note = "The chain as it trains: dropout was off, and batch norms used their running statistics."
