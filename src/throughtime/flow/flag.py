@@ -29,7 +29,7 @@ from throughtime.flow.trajectory import Trajectory, follow
 
 EPS = torch.finfo(torch.float64).eps
 _FAR = EPS ** (1 / 3)  # columns may lean together so far between two factorings: 4e-11 of the faintest is lost
-_LOST = 8 * EPS  # a column, relative to its length and to √S, of which nothing new is left
+_LOST = 1e-12  # a column of which this share is new to those before it is one of them, but for rounding
 _HELD = 1 << 19  # numbers of the steps' matrices held at a time: small enough to stay in the processor's cache
 _DENSE = 1 << 24  # numbers of one step's matrices up to which they are made at all
 
@@ -79,7 +79,7 @@ class Steps:
                     return True
                 J = J / length
         values = torch.linalg.svdvals(J)
-        return bool(values[-1] <= len(J) * EPS * values[0])
+        return bool(values[-1] <= _LOST * values[0])
 
     def _sparse(self, columns: Tensor, t: int) -> Tensor:
         by_part = self._by_part(columns).permute(1, 3, 0, 2).contiguous()
@@ -173,7 +173,7 @@ class Flag:
                     raise FlowError(
                         f"the Jacobian of step {steps[done]} is not finite in float64; look at the size of the weights."
                     )
-                if left <= _LOST * moved.shape[1] ** 0.5:
+                if left <= _LOST:
                     X, T, order = self._lose(moved, apply, steps[done])
                 elif not bool(lengths.all()):
                     X = X * (lengths > 0).unsqueeze(1)
@@ -234,18 +234,17 @@ def _next(taken: int, left: float, size: float) -> int:
 
 def _independent(moved: Tensor, alive: Tensor) -> tuple[list[int], list[int]]:
     """Of the columns of (S, m) that were alive: those that add to the span of those before them, and the others."""
-    least = _LOST * moved.shape[0] ** 0.5
     kept, gone = alive.nonzero()[:, 0].tolist(), list[int]()
     while kept:
         columns = moved[:, kept]
         lengths = torch.linalg.vector_norm(columns, dim=0)
         Q, R = torch.linalg.qr(columns)
-        faint = (R.diagonal().abs() <= least * lengths).nonzero()[:, 0].tolist()
+        faint = (R.diagonal().abs() <= _LOST * lengths).nonzero()[:, 0].tolist()
         if not faint:
             break
         first = faint[0]
         head, rest = Q[:, :first], columns[:, first:]
-        beyond = torch.linalg.vector_norm(rest - head @ (head.T @ rest), dim=0) <= least * lengths[first:]
+        beyond = torch.linalg.vector_norm(rest - head @ (head.T @ rest), dim=0) <= _LOST * lengths[first:]
         beyond[0] = True
         lost = [kept[first + i] for i in beyond.nonzero()[:, 0].tolist()]
         gone += lost
