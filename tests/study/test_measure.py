@@ -57,7 +57,8 @@ def test_held_out_sequences_come_sequences_first_and_spread_by_length(tmp_path):
     x, lengths = taken.arrays["x"], taken.arrays["lengths"]
     assert x.shape == (4, lengths.max())
     assert taken.y.shape == (4,)
-    assert [int(lengths.min()), int(lengths.max())] == [data.valid.lengths().min(), data.valid.lengths().max()]
+    assert [int(lengths[-1]), int(lengths[0])] == [data.valid.lengths().min(), data.valid.lengths().max()]
+    assert lengths.tolist() == sorted(lengths.tolist(), reverse=True)
     assert all((row[length:] == 0).all() for row, length in zip(x, lengths, strict=True))
     assert len(batches) == 12
     assert sum(len(y) for _, _, y in batches) == len(data.train)

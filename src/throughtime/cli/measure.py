@@ -18,7 +18,11 @@ from throughtime.errors import InputError
 if TYPE_CHECKING:
     from throughtime.records import Measurement
 
-EXAMPLE = "Example: throughtime measure my_model.py:make --data reviews.csv"
+EXAMPLE = (
+    "Example: throughtime measure my_model.py:make --data reviews.csv\n\n"
+    "Example: throughtime measure my_model.py:make --data batch.npz --time-first\n\n"
+    "Example: throughtime measure runs/digits"
+)
 
 
 class Derivative(StrEnum):
@@ -78,10 +82,13 @@ def run(
 ) -> None:
     """Measure how far back a torch model of your own learns, on one training step of it, and write a report.
 
-    FUNCTION is called with nothing; or with the data's card if it takes one argument (data.inputs, data.outputs,
-    data.tokens, data.labels, data.lengths); or, if it takes two, also with batches (x, lengths, y) to train on first.
+    FUNCTION may be make(), make(data) or make(data, batches):
 
-    Without a loss of yours it is cross-entropy for classes and mean squared error for numbers.
+    data.inputs, .outputs, .tokens, .labels and .lengths say what it will read;
+    batches of (x, lengths, y) are there to train on before it is measured.
+
+    Your model is called as model(x), or model(x, lengths) if it asks for them.
+    Without a loss of yours it is cross-entropy, or mean squared error.
     """
     folder = Path(model)
     file, name = ("", "") if folder.is_dir() else _parsed(model)

@@ -101,9 +101,12 @@ def held_out(
 
 
 def spread(split: Split, count: int, *, continues: bool) -> list[int]:
-    """Some samples of a split, from its shortest to its longest; of a stream, windows that are whole."""
+    """Some samples of a split, from its longest to its shortest; of a stream, windows that are whole.
+
+    The longest comes first, as `pack_padded_sequence` asks for unless it is told otherwise.
+    """
     lengths = split.lengths()
-    rows = np.argsort(lengths, kind="stable")
+    rows = np.argsort(-lengths, kind="stable")
     if continues:
         rows = np.flatnonzero(lengths == lengths.max())
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))
