@@ -16,6 +16,8 @@ NEW_THRESHOLD = 90  # percentile of the norms seen: one update in ten is a safet
 TOO_LONG = 4  # a window of so many times the reach that is needed spends most of its backward pass on nothing
 ROOM = 2  # the window advised instead: twice the reach, because the reach may grow while training
 
+LEFT_OUT = 0.1  # of a weight's gradient: more than a truncation should change of its length or direction
+
 LEARNED = 0.5  # of the distance between the obvious guess and a perfect score: it uses the sequence, whatever else
 BETTER = 0.05  # of the baseline's error: less could be luck, or a better estimate of the same guess
 SPREAD = 2.0  # standard errors of an accuracy: 95% of lucky guesses lie within

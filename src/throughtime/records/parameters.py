@@ -13,6 +13,8 @@ import numpy as np
 
 from throughtime.records.arrays import Floats, Integers
 
+RECURRENT = "weight_hh"
+
 
 @dataclass(frozen=True, eq=False)
 class ParameterCredit:
@@ -26,6 +28,20 @@ class ParameterCredit:
     sequences: int  # whose gradient this is
     dtype: str
     seconds: float
+
+    @property
+    def lead(self) -> str:
+        """The parameter that stands for all: the recurrent weights, where there are any."""
+        return RECURRENT if RECURRENT in self.log10_whole else next(iter(self.log10_whole))
+
+    def left_out(self, parameter: str, back: int) -> float | None:
+        """The share of dL/dθ that is left out where every step looks back so many steps, at the next lag measured.
+
+        None: lags as long as that were not measured, or dL/dθ is 0.
+        """
+        there = np.flatnonzero(self.lags >= back)
+        rest = float(self.log10_rest[parameter][there[0]]) if there.size else math.nan
+        return None if math.isnan(rest) else 10.0**rest
 
     def look_back(self, parameter: str, share: float = 0.01) -> int | None:
         """The fewest steps to look back, of the lags measured, from which on at most `share` of dL/dθ is left out.

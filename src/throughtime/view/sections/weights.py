@@ -16,7 +16,6 @@ from throughtime.view.page import Section, cell, figure, figures
 from throughtime.view.subject import Strand, Subject
 
 QUESTION = "Which lags taught the weights?"
-RECURRENT = "weight_hh"  # the weights that a headline speaks of, where a cell has them
 SHARES = (0.1, 0.01)  # a look back that leaves out less than these is spoken of
 RULES = tuple(Rule("y", math.log10(share), words.percent(share)) for share in SHARES)
 FLOOR = -6.0  # smaller shares do not change what is learned; the tables have the numbers
@@ -37,7 +36,7 @@ class _Taught:
     @property
     def lead(self) -> str:
         """The parameter that stands for the cell."""
-        return RECURRENT if RECURRENT in self.now.log10_rest else next(iter(self.now.log10_rest))
+        return self.now.lead
 
 
 def section(subject: Subject) -> Section | None:
