@@ -9,6 +9,7 @@ import numpy as np
 
 from throughtime.records import (
     BoundRecord,
+    CarouselRecord,
     DataCard,
     DepthRecord,
     Evaluation,
@@ -18,6 +19,7 @@ from throughtime.records import (
     LagProfile,
     ModelCard,
     ParameterCredit,
+    PathRecord,
     RunRecord,
     Settings,
     Study,
@@ -99,6 +101,30 @@ def weights(T: int, decay: float, names: tuple[str, ...] = ("weight_ih", "weight
     )
 
 
+def paths(T: int, decay: float, ports: tuple[str, ...], round_: str = "carousel") -> PathRecord:
+    """A gradient that goes round one port, if it is there, and comes to nothing along every other one alone."""
+    lags = np.arange(T)
+    alone = {port: -(decay * 1.05 if port == round_ else 0.9 + 0.2 * n) * lags for n, port in enumerate(ports)}
+    without = {port: -(1.1 if port == round_ else decay * 1.02) * lags for port in ports}
+    left = np.stack([alone[ports[0]], *(np.where(lags >= m, -decay * lags - 0.5 * m, -np.inf) for m in (1, 2, 3))])
+    there = round_ in ports
+    return PathRecord(lags, -decay * lags, alone, without, round_ if there else None, left if there else None,
+                      np.minimum(T - lags, 16) * 8, "float64", 0.5)  # fmt: skip
+
+
+def same_paths(lags: np.ndarray, values: np.ndarray, ports: tuple[str, ...]) -> PathRecord:
+    """The same numbers along all of them."""
+    each = dict.fromkeys(ports, values)
+    return PathRecord(lags, values, each, each, ports[0], np.stack([values] * 4), np.full(len(lags), 0), "float64", 0.1)
+
+
+def carousel(T: int, decay: float, looped: bool) -> CarouselRecord:
+    lags = np.arange(T)
+    kept = -decay * lags
+    loop = (-0.8 * lags, -0.5 * lags) if looped else (None, None)
+    return CarouselRecord(lags, kept - 0.4, *loop, kept, kept, np.minimum(T - lags, 16) * 8, "float64", 0.3)
+
+
 def flow(
     cell: str, moment: str, update: int, *, T: int = 64, H: int = 32, words: bool = False, last_only: bool = False,
     decay: float | None = None,
@@ -126,6 +152,8 @@ def flow(
         gates={name: gate(T, H, m, s, rng) for name, (m, s) in GATES[cell].items()},
         saturation=dict.fromkeys(GATES[cell], 0.1),
         parameters=weights(T, fall), memory=profile(T, 0.8 * fall, bump=0.1),
+        paths=paths(T, fall, tuple(PORTS[cell])),
+        carousel=carousel(T, fall, "output" in PORTS[cell]) if "carousel" in PORTS[cell] else None,
         examples=tuple(example(steps, cell, rng) for _ in range(2)),
         left_out=("Transport of single units: asked for medians only.",),
     )  # fmt: skip
@@ -221,7 +249,8 @@ def hostile() -> Study:
         dataclasses.replace(f, cell=HOSTILE, layer=HOSTILE, engine=HOSTILE, dtype=HOSTILE, examples=(strip,),
                             left_out=(HOSTILE,), gates={HOSTILE: f.gates["forget"]}, ports={HOSTILE: f.ports["forget"]},
                             part_lags={HOSTILE: f.lags, "h": f.lags}, saturation={HOSTILE: 0.1},
-                            parameters=weights(12, 0.2, (HOSTILE, "weight_hh")))
+                            parameters=weights(12, 0.2, (HOSTILE, "weight_hh")),
+                            paths=paths(12, 0.1, (HOSTILE, "h"), HOSTILE))
         for f in one.flows
     )  # fmt: skip
     model = dataclasses.replace(one.model, cell=HOSTILE, options={HOSTILE: HOSTILE}, engine=HOSTILE)
@@ -246,6 +275,8 @@ def blank() -> Study:
         one.flows[-1], lags=lags, part_lags={}, blame=np.full((10, 10), np.nan), bounds=None, direct=none, adjoint=none,
         step_gain=none, ports={"carousel": none}, gates={}, examples=(), saturation={}, memory=lags,
         parameters=ParameterCredit("lstm", np.arange(10), {"w": none}, {"w": none}, {"w": math.nan}, 4, "float64", 0.1),
+        paths=same_paths(np.arange(10), none, ("carousel", "output")),
+        carousel=CarouselRecord(np.arange(10), *[none] * 5, np.zeros(10, int), "float64", 0.1),
     )  # fmt: skip
     return study(dataclasses.replace(one, flows=(gone,)), title="Only gaps")
 
@@ -262,6 +293,8 @@ def zeros() -> Study:
         memory=lags, parameters=ParameterCredit(
             "elman", np.arange(10), {"weight_hh": nothing}, {"weight_hh": np.full(10, np.nan)}, {"weight_hh": -np.inf},
             4, "float64", 0.1),
+        paths=same_paths(np.arange(10), start, ("carousel", "output")),
+        carousel=CarouselRecord(np.arange(10), nothing, start, start, start, start, np.full(10, 16), "float64", 0.1),
     )  # fmt: skip
     return study(dataclasses.replace(one, flows=(dead,)), title="All zero")
 

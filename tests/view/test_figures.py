@@ -109,7 +109,7 @@ def test_long_lines_keep_their_ends_and_say_so():
     thinned = lines(figure)
     assert len(thinned.series[0].x) <= 152
     assert (thinned.series[0].x[0], thinned.series[0].x[-1]) == (0, 1000)
-    assert "One point in 7 is shown." in thinned.note
+    assert "One point in 9 is shown." in thinned.note
     assert lines(thinned) is thinned or len(lines(thinned).series[0].x) <= 152
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from throughtime.records import Floats
 from throughtime.view.figures import Lines, Numbers, Series
 
-POINTS = 150  # of one line on a page
+POINTS = 120  # of one line on a page
 
 
 def curve(x: Sequence[float], y: Sequence[float], points: int = POINTS) -> tuple[Floats, Floats, Floats, Floats]:
