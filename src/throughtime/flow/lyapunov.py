@@ -24,7 +24,7 @@ from throughtime.records import Floats, LyapunovRecord
 _STRETCHES = 8  # of each sequence, for the error
 _SETTLED = 500  # steps left out at the start, at most, where nothing else is asked
 _SHORTEST = 16  # steps of a sequence that say anything at all
-_WORK = 6e10  # multiplications of `lyapunov_of`: about a second on two cores
+_WORK = 3e10  # multiplications of `lyapunov_of`: about a second on two cores
 _MANY = 8  # sequences of `lyapunov_of`, at most
 _LONG = 4096  # steps of `lyapunov_of`, at most
 

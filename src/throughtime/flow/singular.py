@@ -26,8 +26,10 @@ from throughtime.records import SingularRecord
 
 _SKEWED = 1e4  # how far a product may lean before its singular vectors are taken for its coordinates
 _WORK = 1.5e10  # multiplications of `singular_of`: about a second on two cores
-_SWEEPS = 200  # what taking singular values costs, in multiplications for each number of a cube of S
+_SETTLE = 300  # what taking singular values costs, in multiplications for each number of a cube of S
+_BASE = 1e9  # and at least
 _MANY = 4  # sequences of `singular_of`, at most
+_LAGS = 8  # of `singular_of`
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def singular(
     along = in_double(follow(cell, x, state, lengths=lengths, parameters=parameters))
     if not -1 <= k <= t < along.T:
         raise FlowError(f"t and k are steps with −1 ≤ k ≤ t ≤ {along.T - 1}, got t = {t}, k = {k}.")
-    product = Product(along.B, along.x.new_zeros(()), along.cell.state_size)
+    product = Product(along.B, along.x, along.cell.state_size)
     product.through(Steps(along), range(k + 1, t + 1))
     logs, left, right = product.whole()
     return Singular(logs / math.log(10), left, right)
@@ -147,26 +149,26 @@ def singular_of(seen: Sighting) -> tuple[SingularRecord | None, tuple[str, ...]]
     longest = int(ends.max())
     if longest < 1:
         return None, ("Singular values were not taken: there is one step only.",)
-    settle, step = _SWEEPS * S**3, 6 * S**3
-    count = int(max(1, min(along.B, _MANY, _WORK // (8 * settle + longest * step))))
-    lags = int(max(2, min(2 * math.log2(longest) + 2, _WORK / 2 / count // settle)))
-    reach = int(max(1, min(longest, _WORK / 2 / count // step)))
+    settle, step = _SETTLE * S**3, 3 * S**3
+    count = int(max(1, min(along.B, _MANY, (_WORK - _LAGS * _BASE) // (_LAGS * settle + longest * step))))
+    reach = int(max(1, min(longest, _WORK // (count * step))))
+    lags = int(max(4, min(_LAGS, (_WORK - count * reach * step) // (count * settle + _BASE))))
     asked = sorted({*np.geomspace(1, reach, lags).round().astype(int).tolist()})
-    which = torch.argsort(along.lengths, descending=True, stable=True)[:count].tolist()
+    which = torch.argsort(along.lengths, descending=True, stable=True)[:count]
     values = np.full((len(asked), S, count), np.nan)
     first: tuple[Tensor, Tensor] | None = None
-    for place, b in enumerate(which):
-        one = in_double(along, int(along.lengths[b]), [b])
-        product, apply, done = Product(1, one.x.new_zeros(()), S), Steps(one, back=True), 0
+    for length in sorted(set(along.lengths[which].tolist()), reverse=True):
+        places = (along.lengths[which] == length).nonzero()[:, 0]
+        some = in_double(along, length, which[places].tolist())
+        product, apply, done = Product(some.B, some.x, S), Steps(some, back=True), 0
         for at, lag in enumerate(asked):
-            if lag >= one.T:
+            if lag >= length:
                 break
-            product.through(apply, range(one.T - 1 - done, one.T - 1 - lag, -1))
+            product.through(apply, range(length - 1 - done, length - 1 - lag, -1))
             logs, right, left = product.whole()
-            values[at, :, place] = (logs[0] / math.log(10)).cpu().numpy()
+            values[at][:, places.cpu().numpy()] = (logs / math.log(10)).T.cpu().numpy()
             done = lag
-        if place == 0:
-            first = right[0, :, 0], left[0, :, 0]
+        first = (right[0, :, 0], left[0, :, 0]) if first is None else first
     assert first is not None
     notes = []
     if count < along.B:
