@@ -26,6 +26,7 @@ from throughtime.flow.memory import memory_of
 from throughtime.flow.parameters import parameters_of
 from throughtime.flow.paths import paths_of
 from throughtime.flow.sighting import Sighting
+from throughtime.flow.singular import singular_of
 from throughtime.flow.spectral import step_gains
 from throughtime.flow.sweep import log10
 from throughtime.flow.tangent import Tangent
@@ -45,6 +46,7 @@ _FURTHER: Mapping[str, _Measure] = {
     "paths": paths_of,
     "carousel": carousel_of,
     "memory": memory_of,
+    "singular": singular_of,
     "lyapunov": lyapunov_of,
 }
 
