@@ -108,7 +108,7 @@ class _Sweep:
         """From the last step to the first."""
         T = self._delta.shape[1]
         fresh = self._fresh.any(1).tolist()
-        begin = {k: (self._starts[1:] == k).nonzero(as_tuple=True) for k in set(self._starts[1:].unique().tolist())}
+        begin = {k: (self._starts[1:] == k).nonzero(as_tuple=True) for k in set(self._starts[1:].flatten().tolist())}
         last: Tensor | None = None
         for stop in range(T, 0, -self._size):
             start = max(0, stop - self._size)

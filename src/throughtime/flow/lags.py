@@ -42,7 +42,7 @@ def lag_profile(
 
 def quantiles(values: Floats, shares: tuple[float, ...] = (0.25, 0.5, 0.75)) -> Floats:
     """Quantiles of values that may be −inf (a true zero); one that falls between a zero and a number is −inf."""
-    return _quantiles(np.sort(values)[None], np.array([len(values)]), shares)[0]
+    return np.asarray(_quantiles(np.sort(values)[None], np.array([len(values)]), shares)[0])
 
 
 def _quantiles(ascending: Floats, counts: Integers, shares: tuple[float, ...]) -> Floats:
@@ -53,7 +53,7 @@ def _quantiles(ascending: Floats, counts: Integers, shares: tuple[float, ...]) -
     high = np.take_along_axis(ascending, np.minimum(under + 1, np.maximum(counts - 1, 0)[:, None]), 1)
     with np.errstate(invalid="ignore"):
         found = np.where(np.isneginf(low), low, low + (high - low) * (at - under))
-    return np.where(counts[:, None] > 0, found, np.nan)
+    return np.asarray(np.where(counts[:, None] > 0, found, np.nan))
 
 
 def medians(values: Floats) -> Floats:

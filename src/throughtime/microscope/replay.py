@@ -9,14 +9,14 @@ Dimensions: T steps of a chain of calls, n sequences, I inputs, H units, L layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from throughtime.cells.cell import Cell, Linear, Parameters, Read, State, Weights
+from throughtime.cells.cell import Cell, Linear, Parameters, Share, State, Weights
 from throughtime.engines import Job, Unrolled, choose
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
@@ -25,6 +25,7 @@ from throughtime.flow.sweep import shift
 from throughtime.flow.trajectory import Trajectory
 from throughtime.microscope.calls import OUTPUT, Anatomy, Call
 
+_SAME = 1e-13  # two ways to the same float64
 _ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
 
 
@@ -210,75 +211,121 @@ def _upward(chain: _Chain) -> list[list[Trajectory]]:
     return found
 
 
-class _Ahead:
-    """Stands in for a recurrent map where what it reads is known for all steps: one product, handed out by step."""
-
-    def __init__(self, linear: Linear, seen: _Seen) -> None:
-        self._linear, self._seen = linear, seen
-        self._made: tuple[Tensor, ...] | None = None
-
-    def __call__(self, v: Tensor) -> Tensor:
-        if v is not self._seen.now:
-            return self._linear(v)
-        if self._made is None:
-            self._made = self._linear(self._seen.all).unbind(0)
-        return self._made[self._seen.t]
-
-
 class _Seen:
-    """The output part before each step, known already."""
+    """The output part before each step, known for all of them, and what recurrent maps make of it, made once."""
 
-    def __init__(self, before: Tensor) -> None:
-        self.all = before  # (T, n, H)
+    def __init__(self, before: Tensor, weights: Weights, parameters: Parameters) -> None:
+        self.all = before.flatten(0, 1)  # (T·n, H)
         self._steps = before.unbind(0)
-        self.at(0)
+        self.T = len(before)
+        self.at(-1)
+        self.weights = Weights(
+            {block: cast(Linear, self._map(getattr(weights, block))) for block in weights}, parameters
+        )
 
     def at(self, t: int) -> None:
-        self.t, self.now = t, self._steps[t]
+        """Let the maps be asked about one step from now on; −1: about all."""
+        self.now, self._t = self.all if t < 0 else self._steps[t], t
+
+    def by_step(self, values: Tensor) -> Tensor:
+        """(T·n, ...) as (T, n, ...)."""
+        return values.view(self.T, -1, *values.shape[1:])
+
+    def _map(self, linear: Linear) -> Callable[[Tensor], Tensor]:
+        made: list[Tensor] = []
+        by_step: list[Tensor] = []
+
+        def of(v: Tensor) -> Tensor:
+            if v is not self.now:
+                return linear(v)
+            if not made:
+                made.append(linear(self.all))
+                by_step.extend(self.by_step(made[0]).unbind(0))
+            return made[0] if self._t < 0 else by_step[self._t]
+
+        return of
 
 
 def _along(
-    cell: Cell, weights: Parameters, x: Tensor, initial: State, lengths: Tensor, output: Tensor
+    cell: Cell, parameters: Parameters, x: Tensor, initial: State, lengths: Tensor, output: Tensor
 ) -> tuple[Trajectory, Tensor]:
     """The run of a cell whose output is known, and how far its steps are from that output, (T, n, H).
 
-    If the output is the whole state, all steps go at once; else the other parts are carried from step to step.
+    All steps go at once, from the output and the other parts of the state before each. Where such a part is
+    f_t ⊙ itself + g_t with f and g known from the output, as an LSTM's cell state is, it takes one product a step;
+    whether that was so is seen when all steps are there. Else the steps go one by one first.
     """
-    T, n, H = output.shape
     last = cell.parts[-1]
-    steps = torch.arange(T, device=x.device).unsqueeze(1)
-    held = torch.minimum(steps, lengths - 1).unsqueeze(-1).expand_as(output)
-    output = output.gather(0, held)
-    before = torch.cat([initial[last].unsqueeze(0), output[:-1]])
-    u, W = cell.share(x, weights), cell.weights(weights)
-    if len(cell.parts) == 1:
-        read = Read(**dict.fromkeys(cell.reads, before.flatten(0, 1)))
-        new, gates = cell.step(u.map(lambda share: share.flatten(0, 1)), read, W)
-        states = {last: output}
-        made = new[last].view(T, n, H)
-        opened = {name: values.view(T, n, -1) for name, values in gates.items()}
-    else:
-        seen = _Seen(before)
-        ahead = Weights({block: cast(Linear, _Ahead(getattr(W, block), seen)) for block in W}, weights)
-        shares = {name: share.unbind(0) for name, share in u.items()}
-        rows: dict[str, list[Tensor]] = {name: [] for name in cell.parts}
-        by_gate: dict[str, list[Tensor]] = {}
-        state = initial
-        for t in range(T):
-            seen.at(t)
-            state = State(**{**state, last: seen.now})
-            state, gates = cell.advance(type(u)(**{name: its[t] for name, its in shares.items()}), state, ahead)
-            for part in cell.parts:
-                rows[part].append(state[part])
-            for name, value in gates.items():
-                by_gate.setdefault(name, []).append(value)
-        made = torch.stack(rows.pop(last))
-        states = {part: torch.stack(its).gather(0, held) for part, its in rows.items()} | {last: output}
-        opened = {name: torch.stack(values) for name, values in by_gate.items()}
+    output = _held(output, lengths)
+    seen = _Seen(torch.cat([initial[last].unsqueeze(0), output[:-1]]), cell.weights(parameters), parameters)
+    u = cell.share(x, parameters)
+    others = _summed(cell, u, seen, initial) if len(cell.parts) > 1 else {}
+    made, gates = _step(cell, u, seen, _before(others, initial))
+    if not all(bool(((made[p] - its).abs() <= _SAME * (1 + its.abs())).all()) for p, its in others.items()):
+        others = _step_by_step(cell, u, seen, initial)
+        made, gates = _step(cell, u, seen, _before(others, initial))
+    states = {part: _held(its, lengths) for part, its in others.items()} | {last: output}
     final = State(**{part: states[part][-1] for part in cell.parts})
-    run = Unrolled(cell, states, opened, final, "reference", initial, lengths)
-    along = Trajectory(cell, weights, x, run, lengths)
-    return along, (made - output).abs().masked_fill_(~along.running().unsqueeze(-1), 0.0)
+    run = Unrolled(cell, states, gates, final, "reference", initial, lengths)
+    along = Trajectory(cell, parameters, x, run, lengths)
+    return along, (made[last] - output).abs().masked_fill_(~along.running().unsqueeze(-1), 0.0)
+
+
+def _held(steps: Tensor, lengths: Tensor) -> Tensor:
+    """Past each length, as it was at the last step."""
+    if bool((lengths == len(steps)).all()):
+        return steps
+    at = torch.arange(len(steps), device=steps.device).unsqueeze(1)
+    return steps.gather(0, torch.minimum(at, lengths - 1).unsqueeze(-1).expand_as(steps))
+
+
+def _before(states: Mapping[str, Tensor], initial: State) -> dict[str, Tensor]:
+    return {part: torch.cat([initial[part].unsqueeze(0), its[:-1]]) for part, its in states.items()}
+
+
+def _step(cell: Cell, u: Share, seen: _Seen, before: Mapping[str, Tensor]) -> tuple[State, dict[str, Tensor]]:
+    """All steps side by side, from the parts before them that are not the output; (T, n, H) each."""
+    parts = {part: its.flatten(0, 1) for part, its in before.items()} | {cell.parts[-1]: seen.all}
+    new, gates = cell.advance(u.map(lambda share: share.flatten(0, 1)), State(**parts), seen.weights)
+    return new.map(seen.by_step), {name: seen.by_step(value) for name, value in gates.items()}
+
+
+def _summed(cell: Cell, u: Share, seen: _Seen, initial: State) -> dict[str, Tensor]:
+    """The parts of the state that are not the output, as if they were f_t ⊙ themselves + g_t: (T, n, H) each."""
+    leaves = {part: seen.by_step(torch.zeros_like(seen.all)).requires_grad_() for part in cell.parts[:-1]}
+    with torch.enable_grad():
+        at_zero, _ = _step(cell, u, seen, leaves)
+    found: dict[str, Tensor] = {}
+    for part, leaf in leaves.items():
+        slope, rest = _slope(at_zero[part], leaf), at_zero[part].detach()
+        found[part] = its = torch.empty_like(rest)
+        before = initial[part]
+        for f, g, here in zip(slope.unbind(0), rest.unbind(0), its.unbind(0), strict=True):
+            before = torch.addcmul(g, f, before, out=here)
+    return found
+
+
+def _slope(made: Tensor, leaf: Tensor) -> Tensor:
+    """∂made/∂leaf of what keeps the units apart."""
+    if not made.requires_grad:
+        return torch.zeros_like(leaf)
+    ones = torch.ones_like(made)
+    (found,) = torch.autograd.grad(made, leaf, ones, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return found
+
+
+def _step_by_step(cell: Cell, u: Share, seen: _Seen, initial: State) -> dict[str, Tensor]:
+    shares = {name: share.unbind(0) for name, share in u.items()}
+    found: dict[str, list[Tensor]] = {part: [] for part in cell.parts[:-1]}
+    state = initial
+    for t in range(seen.T):
+        seen.at(t)
+        before = State(**{**state, cell.parts[-1]: seen.now})
+        state, _ = cell.advance(Share(**{name: its[t] for name, its in shares.items()}), before, seen.weights)
+        for part, its in found.items():
+            its.append(state[part])
+    seen.at(-1)
+    return {part: torch.stack(its) for part, its in found.items()}
 
 
 def _check_finite(chain: _Chain, layer: int, direction: int, x: Tensor, initial: State, output: Tensor | None) -> None:
