@@ -239,3 +239,20 @@ def test_measuring_in_stretches_and_leaving_nothing_behind(monkeypatch: pytest.M
     near(pieces.t1_bound, whole.t1_bound)
     assert torch.equal(before, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in cell.parameters())
+
+
+def test_what_is_limited_is_as_in_the_whole() -> None:
+    """Few sources far into a sequence: only the steps they can reach are looked at."""
+    cell = tt.cells.make("lstm", I, H, dtype=DOUBLE)
+    lengths = torch.tensor([40, 9, 37])
+    x, delta = torch.randn(40, 3, I, dtype=DOUBLE), torch.randn(40, 3, H, dtype=DOUBLE)
+    delta[torch.arange(40).unsqueeze(1) >= lengths] = 0
+    some = tt.flow.carousel(cell, x, delta, lengths=lengths, sources=[36, 39], most_lag=4)
+    assert some.pairs.tolist() == [3] * 5
+    each = [
+        tt.flow.carousel(cell, x[: t + 1, b : b + 1], delta[: t + 1, b : b + 1], sources=[t], most_lag=4)
+        for t, b in ((39, 0), (36, 0), (36, 2))
+    ]
+    for name in ("t0", "t1", "kept_forward", "kept_backward"):
+        near(getattr(some, name), np.median([getattr(one, name) for one in each], axis=0))
+    assert (some.t1 <= some.t1_bound + 1e-12).all()

@@ -16,7 +16,7 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, Read, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
-from throughtime.flow.families import left_by_lag, sources_of, through
+from throughtime.flow.families import farthest, left_by_lag, sources_of, through
 from throughtime.flow.few import Few, few, wanted_steps
 from throughtime.flow.lags import medians
 from throughtime.flow.linearise import linearise
@@ -47,7 +47,7 @@ def carousel(
 
     t0 = δ_t ⊙ o_t ⊙ φ'(s_t) ⊙ Π_{i=k+1..t} f_i, the share of ∂L_t/∂s_k that came round the carousel only; and
     t1 = δ_tᵀ Π_{j=t..k+1} D(φ(s_j) ⊙ o'_j) W_o, the share of ∂L_t/∂h_k that came through the output gate only, with
-    its bound ‖δ_t‖ (‖K‖ ‖W_o‖)^(t−k), where ‖K‖ is the largest |φ(s_j) ⊙ o'_j| of a sequence. (The lectures end t1 at
+    its bound ‖δ_t‖ (‖K‖ ‖W_o‖)^(t−k), where ‖K‖ is a sequence's largest |φ(s_j) ⊙ o'_j|. (The lectures end t1 at
     h_{k−1}, so their exponent is t − k + 1.) Fairness: the share of s_k left in s_t going forward, and the share of the
     gradient at s_t left at s_k going backward round the carousel, are both Π f_i; one is made from the step's forward
     derivatives from k up to t, the other from its backward ones from t down to k. Shares are means over units.
@@ -100,6 +100,7 @@ def _measured(
 ) -> tuple[CarouselRecord, tuple[str, ...]]:
     starts, seeds = sources_of(delta, wanted)
     longest = int(starts.max()) if most_lag is None else min(most_lag, int(starts.max()))
+    steps = slice(farthest(starts, longest), int(starts.max()) + 1)  # all that any of it can meet
     lags = torch.arange(longest + 1, device=delta.device).view(-1, 1, 1)
     there = starts >= lags  # (L, R, B): a step so far behind a source
     said: list[str] = []
@@ -110,11 +111,12 @@ def _measured(
     looped = OUTPUT in tangent.cell.reads
     families = [through(0, [CAROUSEL]), *([through(1, [OUTPUT])] if looped else [])]
     left = left_by_lag(tangent, families, starts, seeds, longest)
-    left[0, 0] = _at_node(tangent, delta)[starts, torch.arange(starts.shape[1], device=starts.device)]
-    step = _loop_bound(tangent, delta) if looped else None
+    from_first = (starts - steps.start).clamp(min=0)
+    left[0, 0] = _at_node(tangent, delta, steps)[from_first, torch.arange(starts.shape[1], device=starts.device)]
+    step = _loop_bound(tangent, delta, steps) if looped else None
     if looped and step is None:
         said.append(f'The port "{OUTPUT}" is not that of a gate σ(U x + W h + b), so its loop has no bound here.')
-    factors = _factors(tangent)
+    factors = _factors(tangent, steps)
     if factors is None:
         said.append(f'The port "{CAROUSEL}" mixes units, so there is no share of a unit that is kept.')
     record = CarouselRecord(
@@ -122,8 +124,8 @@ def _measured(
         t0=middle(left[0]),
         t1=middle(left[1]) if looped else None,
         t1_bound=None if step is None else middle(torch.where(lags == 0, 0.0, lags * step)),
-        kept_forward=None if factors is None else middle(_forward(factors[0], starts, longest)),
-        kept_backward=None if factors is None else middle(_backward(factors[1], starts, longest)),
+        kept_forward=None if factors is None else middle(_forward(factors[0], from_first, longest)),
+        kept_backward=None if factors is None else middle(_backward(factors[1], from_first, longest)),
         pairs=there.flatten(1).sum(1).cpu().numpy(),
         dtype=str(delta.dtype).removeprefix("torch."),
         seconds=time.perf_counter() - began,
@@ -131,19 +133,19 @@ def _measured(
     return record, tuple(said)
 
 
-def _at_node(tangent: Tangent, delta: Tensor) -> Tensor:
-    """log10 of the norm of ∂⁺L_t/∂s_t to that of δ_t, (T, B): what the same step made of s_t counts for it.
+def _at_node(tangent: Tangent, delta: Tensor, steps: slice) -> Tensor:
+    """log10 of the norm of ∂⁺L_t/∂s_t to that of δ_t at these steps, (n, B): what step t made of s_t counts for it.
 
     At lag 0 this is t0. Further back the carousel's port counts it by itself: through it s_{t-1} moves all of z_t.
     """
-    scaled, _ = split(delta, (0, -1))
-    rows = tangent.node(scaled, slice(0, tangent.along.T))[tangent.parts.index(tangent.cell.reads[CAROUSEL])]
+    scaled, _ = split(delta[:, steps], (0, -1))
+    rows = tangent.node(scaled, steps)[tangent.parts.index(tangent.cell.reads[CAROUSEL])]
     there = rows.any(-1).unsqueeze(0)
     return log10(norms_of(rows.unsqueeze(0), there[0])[0]) - log10(torch.linalg.vector_norm(scaled, dim=(0, -1)))
 
 
-def _loop_bound(tangent: Tangent, delta: Tensor) -> Tensor | None:
-    """log10 (‖K‖ ‖W_o‖) of each sequence, (B,); None if the output port's Jacobian is not D(K) W_o.
+def _loop_bound(tangent: Tangent, delta: Tensor, steps: slice) -> Tensor | None:
+    """log10 (‖K‖ ‖W_o‖) of each sequence over these steps, (B,); None if the output port's Jacobian is not D(K) W_o.
 
     K = ∂h/∂a of the output gate's pre-activation a = u + W_o h, which is what its share u of the input meets too.
     """
@@ -154,7 +156,7 @@ def _loop_bound(tangent: Tangent, delta: Tensor) -> Tensor | None:
     asked = delta.flatten(1).any(1)
     asked[tangent.parts.index(cell.reads[OUTPUT])] = True  # a row on the loop lies in the part that its port reads
     largest = delta.new_zeros(along.B)
-    for at, probe in _stretches(tangent):
+    for at, probe in _stretches(tangent, steps):
         squares = torch.zeros_like(probe)
         for p in asked.nonzero()[:, 0].tolist():
             rows = probe.new_zeros(tangent.P, *probe.shape)
@@ -168,15 +170,15 @@ def _loop_bound(tangent: Tangent, delta: Tensor) -> Tensor | None:
     return log10(largest * torch.linalg.matrix_norm(weight, 2))
 
 
-def _factors(tangent: Tangent) -> tuple[Tensor, Tensor] | None:
-    """What each unit of the carousel is multiplied by at each step, (T, B, H), going forward and going backward.
+def _factors(tangent: Tangent, steps: slice) -> tuple[Tensor, Tensor] | None:
+    """What each unit of the carousel is multiplied by at these steps, (n, B, H), going forward and going backward.
 
     None if the carousel is no such multiplication: if it carries a number from one unit to another.
     """
     part = tangent.cell.reads[CAROUSEL]
     carried = tangent.parts.index(part)
     ahead, back = [], []
-    for at, probe in _stretches(tangent):
+    for at, probe in _stretches(tangent, steps):
         rows = probe.new_zeros(tangent.P, *probe.shape)
         rows[carried] = probe
         pulled = tangent.pull_ports(rows, at)[CAROUSEL]
@@ -192,7 +194,7 @@ def _factors(tangent: Tangent) -> tuple[Tensor, Tensor] | None:
 def _forward(factors: Tensor, starts: Tensor, longest: int) -> Tensor:
     """log10 of the share of s_k left in s_t, (L, R, B), the factors gathered from the first step on.
 
-    Rubbish where there is no step so far back.
+    `starts` count from the first of the factors. Rubbish where there is no step so far back.
     """
     nothing = factors == 0
     zeros = nothing.cumsum(0)
@@ -209,7 +211,7 @@ def _forward(factors: Tensor, starts: Tensor, longest: int) -> Tensor:
 def _backward(factors: Tensor, starts: Tensor, longest: int) -> Tensor:
     """log10 of the share of a gradient at s_t left at s_k, (L, R, B), the factors gathered from t back.
 
-    Rubbish where there is no step so far back.
+    `starts` count from the first of the factors. Rubbish where there is no step so far back.
     """
     logs = factors.double().abs().log()
     b = torch.arange(starts.shape[1], device=starts.device)
@@ -246,14 +248,14 @@ def _onward(along: Trajectory, at: slice, part: str) -> Tensor:
     return found.detach().view(at.stop - at.start, along.B, cell.hidden_size)
 
 
-def _stretches(tangent: Tangent) -> Iterator[tuple[slice, Tensor]]:
-    """The steps in stretches, each with a row (n, B, H) that no sum of other units' shares fits by chance."""
+def _stretches(tangent: Tangent, steps: slice) -> Iterator[tuple[slice, Tensor]]:
+    """These steps in stretches, each with a row (n, B, H) that no sum of other units' shares fits by chance."""
     along, H = tangent.along, tangent.H
     size = max(1, _HELD // (tangent.P * along.B * H))
     golden = (math.sqrt(5.0) - 1) / 2
     probe = 1 + torch.arange(1, H + 1, dtype=torch.float64, device=along.x.device).mul(golden).frac()
-    for start in range(0, along.T, size):
-        at = slice(start, min(start + size, along.T))
+    for start in range(steps.start, steps.stop, size):
+        at = slice(start, min(start + size, steps.stop))
         yield at, probe.to(along.x.dtype).expand(at.stop - at.start, along.B, H)
 
 

@@ -58,6 +58,11 @@ def sources_of(delta: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     return starts, seeds
 
 
+def farthest(starts: Tensor, longest: int) -> int:
+    """The earliest step that is so many lags behind any start (R, B)."""
+    return max(0, int(starts[starts != NEVER].min()) - longest)
+
+
 @dataclass(frozen=True)
 class Traced:
     """Rows g_f(t, k) at one step k: `rows · 2**exponents`. Views, valid until the next step is asked for."""
@@ -122,7 +127,7 @@ def left_by_lag(tangent: Tangent, families: Sequence[Family], starts: Tensor, se
     """
     begun = log10(torch.linalg.vector_norm(split(seeds)[0], dim=(0, -1)), split(seeds)[1])
     found = begun.new_full((len(families), longest + 1, *starts.shape), torch.nan)
-    for traced in trace(tangent, families, starts, seeds, most_lag=longest):
+    for traced in trace(tangent, families, starts, seeds, last=farthest(starts, longest), most_lag=longest):
         lags = starts[traced.which] - traced.k
         r, b = ((lags >= 0) & (lags <= longest)).nonzero(as_tuple=True)
         at = r + traced.which.start
