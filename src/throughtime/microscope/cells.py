@@ -25,7 +25,7 @@ from throughtime.cells.cell import Cell, make
 from throughtime.errors import FlowError
 from throughtime.flow.sighting import Sighting
 from throughtime.microscope.calls import Snapshot
-from throughtime.microscope.layers import Hook
+from throughtime.microscope.hooks import Hook
 from throughtime.microscope.loops import Came, Step, joined, sighting
 
 Key = tuple[int, int, int]  # thread, number of an operation in it, which of its outputs
@@ -124,8 +124,6 @@ class CellCatcher:
 
     def _safely(self, look: Callable[..., None]) -> Callable[..., None]:
         def safely(*args: Any) -> None:
-            if torch.compiler.is_compiling():
-                return
             try:
                 look(*args)
             except Exception as error:

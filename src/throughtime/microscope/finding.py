@@ -59,6 +59,8 @@ def _walk(module: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[tuple[
         return
     seen.add(module)
     yield name, module
+    if _recurrent(module):
+        return  # what is inside belongs to it
     for child, inside in module.named_children():
         yield from _walk(inside, f"{name}.{child}" if name else child, seen)
 
@@ -98,7 +100,7 @@ def _why_not(module: nn.Module) -> str | None:
     if _scripted(module):
         return "it is scripted (torch.jit), so that hooks do not see its calls. Watch the model before it is scripted."
     if _quantised(module):
-        return "it is quantised, and no gradient goes through it. Watch the model before it is quantised."
+        return "it is one of quantisation's (torch.ao), whose arithmetic is its own. Watch the model before that."
     if isinstance(module, nn.RNNBase) and module.proj_size > 0:
         return (
             f"it has a projection (proj_size={module.proj_size}), which no cell here has. Train it with proj_size=0, "

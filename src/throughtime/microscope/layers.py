@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,24 +14,8 @@ from throughtime.cells.cell import State
 from throughtime.errors import FlowError
 from throughtime.flow.sighting import Sighting
 from throughtime.microscope.calls import OUTPUT, Anatomy, Call, Dropped, Pick, Snapshot, chains
+from throughtime.microscope.hooks import Hook
 from throughtime.microscope.replay import replay
-
-
-class Hook:
-    """A hook that does not follow its module into a copy or a file: there it does nothing."""
-
-    def __init__(self, look: Callable[..., Any] | None = None) -> None:
-        self.look = look
-
-    def __call__(self, *args: Any) -> Any:
-        """Look, if there is somebody to."""
-        return None if self.look is None else self.look(*args)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
-        return Hook()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Hook, ()
 
 
 class LayerCatcher:
@@ -121,8 +104,6 @@ class LayerCatcher:
                 self._trouble = self._trouble or error
                 return None
 
-        if "torch._dynamo" in sys.modules:  # a compiler that looks into what it calls must not look into this
-            return torch.compiler.disable(safely)  # type: ignore[no-any-return, no-untyped-call]
         return safely
 
     def _keep_random(self) -> None:

@@ -22,7 +22,8 @@ from throughtime.flow.survey import Extent, survey
 from throughtime.microscope.catcher import Catcher
 from throughtime.microscope.cells import CellCatcher
 from throughtime.microscope.finding import LOOKED_FOR, find
-from throughtime.microscope.layers import Hook, LayerCatcher
+from throughtime.microscope.hooks import Hook
+from throughtime.microscope.layers import LayerCatcher
 from throughtime.records import FlowRecord
 
 
@@ -211,8 +212,7 @@ class Watch:
         """Hear of a module's calls and of the gradients of its weights; both cost next to nothing."""
 
         def called(module: nn.Module, args: Any) -> None:
-            if not torch.compiler.is_compiling():
-                self._on_call(name)
+            self._on_call(name)
 
         def came(gradient: Tensor) -> None:
             self._on_gradient(name)
@@ -224,7 +224,7 @@ class Watch:
             return
 
         def put_out(module: nn.Module, args: Any, output: Any) -> None:
-            if not torch.compiler.is_compiling() and torch.is_grad_enabled() and not _inside_backward():
+            if torch.is_grad_enabled() and not _inside_backward():
                 ahead = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
                 if ahead:
                     ahead[0].register_hook(came)  # type: ignore[no-untyped-call]
@@ -341,12 +341,18 @@ def _inside_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @contextmanager
 def _plainly() -> Iterator[None]:
     """Measure in the numbers' own dtype, whatever is switched on where the person's code happens to be."""
     with ExitStack() as off:
         off.enter_context(torch.inference_mode(False))
         off.enter_context(torch.enable_grad())
+        # A checkpoint around the call counts what is saved for backward, and must not count what is saved here.
+        off.enter_context(torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is))
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 off.enter_context(torch.autocast(kind, enabled=False))
