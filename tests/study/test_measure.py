@@ -232,6 +232,32 @@ def test_of_several_things_the_first_is_judged():
         calling.judge({"logits": scores}, specimen(y), None)
 
 
+def test_torchs_own_losses_are_called_as_they_ask():
+    scores, said = torch.randn(B, T, 3, dtype=torch.float64), torch.randint(3, (B, T))
+    for loss in (nn.CrossEntropyLoss(), nn.functional.cross_entropy):
+        assert judged(scores.clone(), specimen(said), loss)[0] == pytest.approx(surprise(scores, said))
+    one, y = torch.randn(B, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
+    share = 1 / (1 + np.exp(-one.numpy()))
+    wanted = pytest.approx(-np.mean(np.where(y.numpy() == 1, np.log(share), np.log(1 - share))))
+    assert judged(one.clone(), specimen(y), nn.BCEWithLogitsLoss())[0] == wanted
+    found = calling.judge((one.requires_grad_(), None), specimen(y), nn.BCEWithLogitsLoss())
+    assert float(found.loss.detach()) == wanted
+    given = []
+    calling.judge((one, None), specimen(y), lambda output, y: given.append((output, y)) or one.sum())
+    assert given[0][0][0] is one
+    assert given[0][1].dtype == torch.int64, "somebody's own function gets what forward returned"
+
+
+def test_targets_that_were_filled_in_are_left_out_or_told():
+    y, output = torch.randn(B, T, 2, dtype=torch.float64), torch.randn(B, 2, dtype=torch.float64)
+    counted = torch.ones(B, T, dtype=torch.bool)
+    counted[1, -1] = counted[2, 0] = False
+    squares = ((output - y[:, -1]) ** 2)[[0, 2, 3]].mean()
+    assert judged(output, specimen(y, counted=counted))[0] == pytest.approx(float(squares))
+    _, how = judged(torch.zeros(B, T, 2, dtype=torch.float64), specimen(y, counted=counted), nn.MSELoss())
+    assert how == "the factory's own loss; 2 targets that were filled in count too"
+
+
 # -- the axes
 
 

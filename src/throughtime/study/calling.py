@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.loss import _Loss
 
 from throughtime.errors import InputError
 from throughtime.study.factory import Loss, short
@@ -99,35 +100,54 @@ def failed(model: nn.Module, call: Call, error: BaseException) -> str:
 def judge(output: Any, specimen: Specimen, loss: Loss | None) -> Judged:
     """The loss of the model's answer: the person's own, else what suits the targets.
 
+    A loss of torch's own is called as it asks for: with the first thing that `forward` returns, classes second, and
+    targets as numbers where the answer has their shape. Any other is given what `forward` returned.
+
     Raises InputError if they do not fit each other, or if the loss is no single number with a gradient.
     """
-    output, how = _answer(output, own=loss is not None)
+    theirs = loss is not None and not _torchs(loss)
+    output, how = (output, "") if theirs else _first(output)
     y, counted = specimen.y, specimen.counted
     if _once(output, specimen):
-        y, counted = _last(specimen), None
+        y, counted = _last(specimen, y), None if counted is None else _last(specimen, counted)
         how += ", of the answer to each sequence's last step"
+    elif specimen.time_first and counted is not None:
+        counted = counted.transpose(0, 1)
     if loss is not None:
+        if not theirs:
+            output, y = _as_torch_asks(output, y, loss)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")  # torch would stretch one to the other
             value = loss(output, y)
+        if counted is not None and y.is_floating_point():
+            how += f"; {int((~counted).sum())} targets that were filled in count too"
         return Judged(_checked(value), f"the factory's own loss{how}")
-    assert isinstance(output, Tensor)
     if y.is_floating_point():
-        return Judged(_checked(_squares(output, y, _counted(counted, specimen))), f"mean squared error{how}")
-    value, name = _classes(output, y)
+        return Judged(_checked(_squares(output, y, counted, specimen)), f"mean squared error{how}")
+    value, name = _classes(output, y, specimen)
     return Judged(_checked(value), name + how)
 
 
-def _answer(output: Any, *, own: bool) -> tuple[Any, str]:
-    """What the loss is taken of: of several things the first, unless the person's own loss knows better."""
-    if own or isinstance(output, Tensor):
+def _torchs(loss: Loss) -> bool:
+    return isinstance(loss, _Loss) or getattr(loss, "__module__", "") == "torch.nn.functional"
+
+
+def _first(output: Any) -> tuple[Tensor, str]:
+    """Of several things that a model returns, the first."""
+    if isinstance(output, Tensor):
         return output, ""
     if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
         return output[0], " of the first thing that forward returns"
     raise InputError(
         f"the model returns a {type(output).__name__}, of which no loss is known; let the factory return (model, loss) "
-        "with loss(output, y)."
+        "with a function loss(output, y)."
     )
+
+
+def _as_torch_asks(output: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) or loss in (F.cross_entropy, F.nll_loss):
+        return (output.movedim(-1, 1) if output.ndim > 2 and output.shape[:-1] == y.shape else output), y
+    return output, y.to(output.dtype) if output.shape == y.shape else y
 
 
 def _once(output: Any, specimen: Specimen) -> bool:
@@ -141,34 +161,30 @@ def _once(output: Any, specimen: Specimen) -> bool:
     return output.ndim == 2 and output.shape[1] != specimen.steps
 
 
-def _last(specimen: Specimen) -> Tensor:
-    """The target at each sequence's last step."""
-    y = specimen.y.transpose(0, 1) if specimen.time_first else specimen.y
+def _last(specimen: Specimen, each: Tensor) -> Tensor:
+    """What belongs to each sequence's last step; `counted` is always laid out sequences first."""
+    each = each.transpose(0, 1) if specimen.time_first and each is specimen.y else each
     lengths = specimen.arrays.get("lengths")
-    ends = torch.full((specimen.size,), specimen.steps, device=y.device) if lengths is None else lengths
-    return y[torch.arange(specimen.size, device=y.device), ends - 1]
+    ends = torch.full((specimen.size,), specimen.steps, device=each.device) if lengths is None else lengths
+    return each[torch.arange(specimen.size, device=each.device), ends - 1]
 
 
-def _counted(counted: Tensor | None, specimen: Specimen) -> Tensor | None:
-    return counted if counted is None or not specimen.time_first else counted.transpose(0, 1)
-
-
-def _squares(output: Tensor, y: Tensor, counted: Tensor | None) -> Tensor:
+def _squares(output: Tensor, y: Tensor, counted: Tensor | None, specimen: Specimen) -> Tensor:
     if output.shape != y.shape and output.squeeze(-1).shape == y.squeeze(-1).shape:
         output = output.reshape(y.shape)  # one number an answer, with and without an axis for it
     if output.shape != y.shape:
-        raise InputError(_unlike(output, y))
+        raise InputError(_unlike(output, y, specimen))
     squares = (output - y).square()
     return squares.mean() if counted is None else squares[counted].mean()
 
 
-def _classes(output: Tensor, y: Tensor) -> tuple[Tensor, str]:
+def _classes(output: Tensor, y: Tensor, specimen: Specimen) -> tuple[Tensor, str]:
     """Cross-entropy; binary if there is one number an answer and all targets are 0 or 1."""
     there = y[y != UNCOUNTED] if y.dtype != torch.bool else y
     highest = int(there.max()) if there.numel() else 0
     if output.shape == y.shape or output.shape == (*y.shape, 1):
         if highest > 1 or (y.dtype != torch.bool and int(there.min()) < 0):
-            raise InputError(_unlike(output, y))
+            raise InputError(_unlike(output, y, specimen))
         flat = output.reshape(y.shape)[y != UNCOUNTED] if y.dtype != torch.bool else output.reshape(y.shape)
         return F.binary_cross_entropy_with_logits(flat, there.to(flat.dtype)), "binary cross-entropy (with logits)"
     if output.shape[:-1] == y.shape:
@@ -176,7 +192,7 @@ def _classes(output: Tensor, y: Tensor) -> tuple[Tensor, str]:
     elif output.ndim == y.ndim + 1 and output.shape[:1] + output.shape[2:] == y.shape:
         scores = output.movedim(1, -1).flatten(0, -2)
     else:
-        raise InputError(_unlike(output, y))
+        raise InputError(_unlike(output, y, specimen))
     if highest >= scores.shape[-1]:
         raise InputError(
             f"the targets name classes up to {highest}, and the model answers with {scores.shape[-1]} numbers, which "
@@ -185,10 +201,12 @@ def _classes(output: Tensor, y: Tensor) -> tuple[Tensor, str]:
     return F.cross_entropy(scores, y.flatten().long(), ignore_index=UNCOUNTED), "cross-entropy"
 
 
-def _unlike(output: Tensor, y: Tensor) -> str:
+def _unlike(output: Tensor, y: Tensor, specimen: Specimen) -> str:
+    turned = output.shape[:1] == (specimen.steps,) and not specimen.time_first
     return (
         f"the model answers with {_shape(output)}, and the targets are {_shape(y)}: no loss is known that compares "
-        "these; let the factory return (model, loss) with loss(output, y)."
+        + ("these; if the model reads steps first, pass --time-first." if turned else "these; let the factory return ")
+        + ("" if turned else "(model, loss) with a function loss(output, y).")
     )
 
 
