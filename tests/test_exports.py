@@ -50,6 +50,7 @@ HELD = {
     "flow.ports": "cell, x",
     "flow.bounds": "cell, x",
     "flow.memory": "cell, x",
+    "flow.excursions": "cell, x, t, k",
     "flow.depth": "chain, x, loss",
 }
 # What a call may pass by keyword although the signature spells it otherwise (**options).
@@ -147,6 +148,7 @@ def test_what_flow_answers() -> None:
     cell, x = tt.cells.make("lstm", 2, 3, dtype=torch.float64), torch.zeros(5, 1, 2, dtype=torch.float64)
     assert tt.flow.jacobians(cell, x).shape == (5, 1, 6, 6)
     assert tt.flow.transport(cell, x, 4, 1).shape == (1, 6, 6)
+    assert tt.flow.excursions(cell, x, 4, 1).shape == (4, 1, 6, 6)
     assert {port: j.shape for port, j in tt.flow.ports(cell, x).items()} == dict.fromkeys(cell.reads, (5, 1, 6, 6))
     credit = tt.flow.credit(cell, x, torch.ones(5, 1, 3, dtype=torch.float64))
     assert credit.pairs.shape == (5, 5, 1)

@@ -45,8 +45,9 @@ def few(seen: Sighting, families: int, what: str) -> Few | str:
     most_lag = None
     if begins[-1] >= _STEPS:
         most_lag = _STEPS - 1
-        there[: max(0, begins[-1] - _STEPS + 1)] = False
-        said.append(f"{what} at most {most_lag} steps back, from the last {_STEPS} steps that have an output gradient.")
+        first = begins[-1] - most_lag
+        there[:first] = False
+        said.append(f"{what} at most {most_lag} steps back, from none but the steps {first} to {begins[-1]}.")
     rows = there.sum(0)
     row = max(1, len(along.cell.squares(along.parameters))) * seen.tangent.H**2 * families
     length = min(begins[-1] + 1, _STEPS)
