@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 import throughtime as tt
-from tests.flow.own import HearsItself, Mixing
+from tests.flow.own import HearsItself, HearsOthers, Mixing
 from tests.laws.variants import VARIANTS, sequence
 from tests.tolerances import IDENTITY, MEASURE, close, near
 from throughtime.cells import Cell, Gates, State
@@ -307,6 +308,32 @@ def test_what_does_not_fit_is_said() -> None:
     torch.nn.init.constant_(linear.weight_hh, 1e38)
     with pytest.raises(FlowError, match="not finite"):
         tt.flow.parameter_credit(linear, torch.zeros(5, 2, 3), torch.ones(5, 2, 4))
+
+
+def test_sequences_that_hear_each_other_are_refused() -> None:
+    cell = HearsOthers(3, 4, dtype=DOUBLE)
+    x, delta = torch.randn(5, 3, 3, dtype=DOUBLE), torch.randn(5, 3, 4, dtype=DOUBLE)
+    with pytest.raises(FlowError, match="hear each other"):
+        tt.flow.parameter_credit(cell, x, delta)
+    with pytest.raises(FlowError, match="hear each other"):
+        list(tt.flow.parameter_terms(cell, x, delta))
+
+
+@pytest.mark.gpu
+def test_is_the_same_on_a_cuda_device() -> None:
+    cell = tt.cells.make("lstm", 3, 4, dtype=DOUBLE)
+    x, delta = torch.randn(70, 2, 3, dtype=DOUBLE), torch.randn(70, 2, 4, dtype=DOUBLE)
+    last = torch.where((torch.arange(70) == 69).view(70, 1, 1), delta, 0.0)
+    for given in (delta, last):
+        here = tt.flow.parameter_credit(cell, x, given)
+        pairs_here = tt.flow.parameter_pairs(cell, x, given)
+        there = tt.flow.parameter_credit(copy.deepcopy(cell).cuda(), x.cuda(), given.cuda())
+        pairs_there = tt.flow.parameter_pairs(copy.deepcopy(cell).cuda(), x.cuda(), given.cuda())
+        for name in here.log10_terms:
+            near(there.log10_terms[name], here.log10_terms[name], MEASURE)
+            near(there.log10_rest[name], here.log10_rest[name], MEASURE)
+        for block, log10 in pairs_here.items():
+            near(pairs_there[block], log10, MEASURE)
 
 
 # -- by pair

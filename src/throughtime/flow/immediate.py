@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import State
-from throughtime.flow.abreast import Abreast
+from throughtime.flow.abreast import Abreast, cotangents
 from throughtime.flow.sweep import shift
 from throughtime.flow.trajectory import Trajectory
 
@@ -63,17 +63,12 @@ class Immediate:
         """Σ_k rows_k ∂⁺z_k/∂θ over all steps and sequences, at least one row not zero."""
         rows, top = _levelled(here.rows, here.exponents)
         B = self._along.B
-        made, given = [], []
+        given: list[tuple[Tensor, Tensor]] = []
         for start, stop, parts in self._stretches:
             low, high = max(start, here.first), min(stop, here.first + rows.shape[1])
-            for z, part in zip(parts, rows, strict=True):
-                if low < high and z.requires_grad:
-                    cotangent = torch.zeros_like(z)
-                    some = part[low - here.first : high - here.first]
-                    cotangent[(low - start) * B : (high - start) * B] = some.flatten(0, 1)
-                    made.append(z)
-                    given.append(cotangent)
-        return Term(self._back(made, given, keep=True), top)
+            if low < high:
+                given += cotangents(parts, rows[:, low - here.first : high - here.first], (low - start) * B)
+        return Term(self._back(given, keep=True), top)
 
     def picked(self, steps: Tensor, sequences: Tensor, rows: Tensor, exponents: Tensor) -> Term:
         """The same for rows (P, R, H), with exponents (R,), of single steps of single sequences, (R,) each."""
@@ -90,7 +85,7 @@ class Immediate:
                 u = cell.share(along.x[k, b], self._values)
                 new, _ = cell.advance(u, state, cell.weights(self._values))
             pairs = [(new[part], levelled[p, some]) for p, part in enumerate(cell.parts) if new[part].requires_grad]
-            term = Term(self._back([z for z, _ in pairs], [g for _, g in pairs], keep=False), top)
+            term = Term(self._back(pairs, keep=False), top)
             total = term if total is None else total.plus(term)
         assert total is not None
         return total
@@ -114,9 +109,10 @@ class Immediate:
         along = self._along
         return {part: flat.view(along.T, along.B, -1) for part, flat in along.before(0, along.T).items()}
 
-    def _back(self, made: Sequence[Tensor], given: Sequence[Tensor], *, keep: bool) -> dict[str, Tensor]:
-        if not made:  # no parameter is heard in these steps
+    def _back(self, pairs: Sequence[tuple[Tensor, Tensor]], *, keep: bool) -> dict[str, Tensor]:
+        if not pairs:  # no parameter is heard in these steps
             return self.nothing().values
+        made, given = [z for z, _ in pairs], [g for _, g in pairs]
         found = torch.autograd.grad(
             made, list(self._values.values()), given, retain_graph=keep, allow_unused=True, materialize_grads=True
         )

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from throughtime.cells.cell import Cell, Linear, Parameters, State, Weights
 from throughtime.errors import FlowError
-from throughtime.flow.abreast import Abreast, abreast
+from throughtime.flow.abreast import Abreast, abreast, cotangents
 from throughtime.flow.adjoint import checked
 from throughtime.flow.linearise import linearise
 from throughtime.flow.parameters import no_powers
@@ -91,8 +91,8 @@ class _Maps:
             weights = Weights({block: cast(Linear, tap) for block, tap in self._taps.items()}, p)
             new, _ = cell.advance(along.share(0, along.T), along.before(0, along.T), weights)
         self._taps = {block: tap for block, tap in self._taps.items() if tap.uses}
-        self._made = [(part, new[name]) for part, name in enumerate(cell.parts) if new[name].requires_grad]
-        if self._made and "weight_hh" in p and _depends([z for _, z in self._made], p["weight_hh"]):
+        self._made = [new[part] for part in cell.parts]
+        if "weight_hh" in p and _depends(self._made, p["weight_hh"]):
             raise FlowError(
                 f'the step of "{cell.name or type(cell).__name__}" uses weight_hh otherwise than by calling its maps '
                 "(W.block(v)), so what a pair of steps gives it cannot be told; parameter_terms serves any step."
@@ -119,16 +119,11 @@ class _Maps:
         top = torch.where(torch.isfinite(top), top, 0.0)
         rows = shift(here.rows, (here.exponents - top.unsqueeze(1)).clamp(min=-8000.0).int().unsqueeze(-1))
         at = slice(here.first, here.first + rows.shape[1])
-        given = []
-        for part, z in self._made:
-            cotangent = torch.zeros_like(z)
-            cotangent.view(self._along.T, self._along.B, -1)[at] = rows[part]
-            given.append(cotangent)
+        given = cotangents(self._made, rows, here.first * self._along.B)
         noughts = [nought for tap in self._taps.values() for _, nought in tap.uses]
+        made, rows_of = [z for z, _ in given], [g for _, g in given]
         pulled = iter(
-            torch.autograd.grad(
-                [z for _, z in self._made], noughts, given, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
+            torch.autograd.grad(made, noughts, rows_of, retain_graph=True, allow_unused=True, materialize_grads=True)
         )
         found = {}
         for block, tap in self._taps.items():
@@ -139,5 +134,8 @@ class _Maps:
 
 
 def _depends(made: list[Tensor], on: Tensor) -> bool:
-    found = torch.autograd.grad(made, on, [torch.ones_like(z) for z in made], retain_graph=True, allow_unused=True)
+    there = [z for z in made if z.requires_grad]
+    if not there:
+        return False
+    found = torch.autograd.grad(there, on, [torch.ones_like(z) for z in there], retain_graph=True, allow_unused=True)
     return found[0] is not None

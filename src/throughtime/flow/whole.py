@@ -131,7 +131,7 @@ class Whole(Tangent):
         with torch.enable_grad():
             new, _ = cell.step(u, Read(**ports), cell.weights(self.along.parameters))
         z = [new[part] for part in self.parts]
-        self._check_apart(z, start, stop)
+        self.check_apart(z, start, stop)
         n = stop - start
         made = dict[str, Tensor]()
         if kind == "inside":
@@ -146,7 +146,7 @@ class Whole(Tangent):
             made = self._backward(z, ports if kind == "ports" else dict(u), n)
         return _Stretch(kind, start, stop, made)
 
-    def _check_apart(self, z: Sequence[Tensor], start: int, stop: int) -> None:
+    def check_apart(self, z: Sequence[Tensor], start: int, stop: int) -> None:
         """All steps side by side must give what they gave one by one, or a sequence's state hangs on the others."""
         ended = ~self.along.running()[start:stop].unsqueeze(-1)
         for part, made in zip(self.parts, z, strict=True):
