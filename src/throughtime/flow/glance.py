@@ -3,7 +3,7 @@
 `credit` and `adjoint` are for many rows at a time; with few, what a step of the sweep does beside its product costs
 more than the product. Here the rows stay in one buffer until many steps are measured at once.
 
-Dimensions: as in tangent.py; N sources, n steps of a stretch, row 0 is the gradient through time.
+Dimensions: as in tangent.py; N sources, n steps of a stretch; the last of the R rows is the gradient through time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def glance(
     starts = _starts(taken)
     sweep = _Sweep(tangent, delta, starts[:0] if alone else starts, derivative)
     sweep.run()
-    rows = slice(0, 1) if alone else slice(1, None)
+    rows = slice(None) if alone else slice(0, -1)
     norms, powers = sweep.norms[:, :, rows], sweep.powers[:, rows]
 
     row_of = torch.full((T,), NEVER, device=delta.device)
@@ -59,7 +59,7 @@ def glance(
     found += [log10(its, powers) for its in norms.unbind(1)] if tangent.P > 1 else []
     pages = [empty.index_put(where, values[k, r, b]).cpu().numpy() for values in found]
 
-    through_time = Adjoint(sweep.adjoint, sweep.powers[:, 0])
+    through_time = Adjoint(sweep.adjoint, sweep.powers[:, -1])
     scaled, moved = split(delta, (0, -1))
     direct = log10(torch.linalg.vector_norm(scaled, dim=(0, -1)), moved)
     return through_time, CreditRecord(
@@ -78,13 +78,13 @@ def glance(
 
 
 def _starts(taken: Tensor) -> Tensor:
-    """Where the rows of each sequence start, (N, B), for sources (T, B); NEVER for those it has not."""
-    order = taken.int().argsort(dim=0, descending=True, stable=True)[: int(taken.sum(0).max())]
+    """Where the rows of each sequence start, (N, B), for sources (T, B): its last one last, NEVER first."""
+    order = taken.int().argsort(dim=0, stable=True)[len(taken) - int(taken.sum(0).max()) :]
     return torch.where(taken.gather(0, order), order, NEVER)
 
 
 class _Sweep:
-    """Rows on their way back, the gradient through time before those of the sources; kept by step."""
+    """Rows on their way back, those of the sources before the gradient through time; kept by step."""
 
     def __init__(self, tangent: Tangent, delta: Tensor, starts: Tensor, derivative: Derivative) -> None:
         self._tangent, self._delta, self._derivative = tangent, delta, derivative
@@ -92,7 +92,7 @@ class _Sweep:
         self._fresh = delta.any(-1).any(0)  # (T, B)
         steps = torch.arange(T, device=delta.device).unsqueeze(1)
         latest = torch.where(self._fresh, steps, NEVER).amax(0, keepdim=True)
-        self._starts = torch.cat([latest, starts])  # (R, B)
+        self._starts = torch.cat([starts, latest])  # (R, B), on their way in this order, the last ones first
         R = len(self._starts)
         self.adjoint = torch.zeros_like(delta)
         self.norms = delta.new_zeros(T, P, R, B)  # NaN: lost against the rest of its row
@@ -108,21 +108,25 @@ class _Sweep:
         """From the last step to the first."""
         T = self._delta.shape[1]
         fresh = self._fresh.any(1).tolist()
-        begin = {k: (self._starts[1:] == k).nonzero(as_tuple=True) for k in set(self._starts[1:].flatten().tolist())}
+        sources = self._starts[:-1]
+        begin = {k: (sources == k).nonzero(as_tuple=True) for k in set(sources.flatten().tolist())}
+        first = len(sources)  # of the rows that are on their way
         last: Tensor | None = None
         for stop in range(T, 0, -self._size):
             start = max(0, stop - self._size)
             for k in reversed(range(start, stop)):
                 rows = self._buffer[k - start]
+                rows[:, :first] = 0
                 if last is None:
                     rows.zero_()
                 else:
-                    self._tangent.pull(last, k + 1, out=rows)
+                    self._tangent.pull(last[:, first:], k + 1, out=rows[:, first:])
                 if fresh[k]:
-                    self._add(rows[:, 0], k)
+                    self._add(rows[:, -1], k)
                 if k in begin:
                     r, b = begin[k]
-                    rows[:, 1 + r, b] = self._delta[:, k, b]
+                    rows[:, r, b] = self._delta[:, k, b]
+                    first = min(first, int(r.min()))
                 if k % _UNSEEN == 0 or k in begin:
                     self._look(rows, k)
                 self.powers[k] = self._power
@@ -134,10 +138,10 @@ class _Sweep:
         """Adds δ_k to the gradient through time (P, B, H), at the power of two of the larger."""
         delta = self._delta[:, k]
         if self._scaled:
-            power = torch.where(self._fresh[k], self._power[0].clamp(min=0), self._power[0])
-            row.copy_(shift(row, _steps(self._power[0] - power)))
+            power = torch.where(self._fresh[k], self._power[-1].clamp(min=0), self._power[-1])
+            row.copy_(shift(row, _steps(self._power[-1] - power)))
             delta = shift(delta, _steps(-power).clamp(max=0))
-            self._power[0] = power
+            self._power[-1] = power
         row += delta
 
     def _look(self, rows: Tensor, k: int) -> None:
@@ -159,7 +163,7 @@ class _Sweep:
     def _measure(self, start: int, stop: int) -> None:
         """Norms of the rows of the steps start..stop."""
         rows = self._buffer[: stop - start]
-        self.adjoint[:, start:stop] = rows[:, :, 0].transpose(0, 1)
+        self.adjoint[:, start:stop] = rows[:, :, -1].transpose(0, 1)
         if self._derivative == "node":
             each = [self._tangent.node(its.transpose(0, 1), slice(start, stop)) for its in rows.unbind(2)]
             rows = torch.stack(each, dim=2).transpose(0, 1)

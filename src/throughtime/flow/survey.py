@@ -36,7 +36,7 @@ from throughtime.records import BoundRecord, CreditRecord, Example, Floats, Flow
 _WORK = 4e9  # multiplications for the credit, and as many for the bounds: about a second together on two cores
 _MAP = 1024  # steps up to which the map of all pairs is kept
 _STRETCHED = 4  # sequences whose singular values are taken, at most
-_GLANCE = 8  # sources of a quick survey, at most
+_GLANCE = 4  # sources of a quick survey, at most
 
 
 Extent = Literal["quick", "usual", "whole"]
