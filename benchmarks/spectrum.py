@@ -17,7 +17,7 @@ import throughtime as tt
 from benchmarks.table import Row, paired
 
 H, I = 128, 16  # noqa: E741
-SPECTRA = (("gru", 100), ("lstm", 40), ("elman", 100))  # cell, T
+SPECTRA = (("gru", 100), ("lstm", 60), ("elman", 100))  # cell, T
 LIMIT = 1 / 20
 LONG = 10_000
 MOST = 2048.0  # MiB

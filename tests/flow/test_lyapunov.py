@@ -19,7 +19,6 @@ from tests.laws.variants import VARIANTS, sequence
 from tests.tolerances import MEASURE, near
 from throughtime.cells import Cell, Gates, State
 from throughtime.errors import FlowError
-from throughtime.flow import flag
 from throughtime.flow.adjoint import checked
 from throughtime.flow.lyapunov import lyapunov_of
 from throughtime.flow.sighting import Sighting
@@ -84,16 +83,6 @@ def test_against_the_product_in_many_digits(made) -> None:
     near(tt.flow.lyapunov(cell, x, state=state, transient=4), expected, MEASURE)
     near(tt.flow.lyapunov(cell, x, state=state, transient=4, spacing=1), expected, MEASURE)
     near(tt.flow.lyapunov(cell, x, state=state, transient=4, spacing=3), expected, MEASURE)
-
-
-@pytest.mark.parametrize("made", ALL, ids=named)
-def test_matrices_are_not_needed(made, monkeypatch) -> None:
-    """Too large for matrices, columns go through the linearised step; the numbers stay."""
-    cell = cell_of(made)
-    x, state = sequence(cell, steps=20)
-    dense = tt.flow.lyapunov(cell, x, state=state)
-    monkeypatch.setattr(flag, "_DENSE", 0)
-    near(tt.flow.lyapunov(cell, x, state=state), dense, MEASURE)
 
 
 def test_a_scaled_rotation() -> None:

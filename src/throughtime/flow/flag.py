@@ -30,8 +30,6 @@ from throughtime.flow.trajectory import Trajectory, follow
 EPS = torch.finfo(torch.float64).eps
 _FAR = EPS ** (1 / 3)  # columns may lean together so far between two factorings: 4e-11 of the faintest is lost
 _LOST = 1e-12  # a column of which this share is new to those before it is one of them, but for rounding
-_HELD = 1 << 19  # numbers of the steps' matrices held at a time: small enough to stay in the processor's cache
-_DENSE = 1 << 24  # numbers of one step's matrices up to which they are made at all
 
 
 def in_double(along: Trajectory, steps: int | None = None, which: Sequence[int] | None = None) -> Trajectory:
@@ -58,15 +56,13 @@ class Steps:
         self.back = back
         self._running = along.running()
         self._whole = bool(self._running.all())
-        tangent, B = self.tangent, along.B
-        each = B * tangent.P * tangent.H * tangent.H * (len(tangent.cell.reads) + tangent.P)
-        self._size = max(1, _HELD // each) if each <= _DENSE else 0
-        self._start, self._held = -1, list[tuple[bool, Tensor]]()
 
     def __call__(self, columns: Tensor, t: int) -> Tensor:
         """J_t X, or J_tᵀ X."""
         with torch.no_grad():
-            moved = self._dense(columns, t) if self._size else self._sparse(columns, t)
+            by_part = columns.view(len(columns), self.tangent.P, self.tangent.H, -1).permute(1, 3, 0, 2).contiguous()
+            by_part = self.tangent.pull(by_part, t) if self.back else self.tangent.push(by_part, t)
+            moved = by_part.permute(2, 1, 0, 3).flatten(2).mT  # column by column, as the factoring wants it
         return moved if self._whole else torch.where(self._running[t].view(-1, 1, 1), moved, columns)
 
     def deficient(self, t: int, sequence: int) -> bool:
@@ -81,57 +77,13 @@ class Steps:
         values = torch.linalg.svdvals(J)
         return bool(values[-1] <= _LOST * values[0])
 
-    def _sparse(self, columns: Tensor, t: int) -> Tensor:
-        by_part = self._by_part(columns).permute(1, 3, 0, 2).contiguous()
-        moved = self.tangent.pull(by_part, t) if self.back else self.tangent.push(by_part, t)
-        return moved.permute(2, 0, 3, 1).flatten(1, 2)
-
-    def _dense(self, columns: Tensor, t: int) -> Tensor:
-        self._hold(t)
-        here = [(diagonal, matrix[t - self._start]) for diagonal, matrix in self._held]
-        parts = self._by_part(columns)
-        if self.back:
-            made = [(m.unsqueeze(-1) * parts).sum(1) if diagonal else m.mT @ columns for diagonal, m in here]
-            return made[0] if len(made) == 1 else torch.cat(made, dim=1)
-        products = [matrix @ parts[:, q] for q, (diagonal, matrix) in enumerate(here) if not diagonal]
-        moved = products[0] if products else torch.zeros_like(columns)
-        for product in products[1:]:
-            moved += product
-        for q, (diagonal, matrix) in enumerate(here):
-            if diagonal:
-                self._by_part(moved).addcmul_(matrix.unsqueeze(-1), parts[:, q : q + 1])
-        return moved
-
-    def _by_part(self, columns: Tensor) -> Tensor:
-        return columns.view(len(columns), self.tangent.P, self.tangent.H, -1)
-
-    def _hold(self, t: int) -> None:
-        """By part: what multiplies it, (n, B, S, H), or (n, B, P, H) where that is all diagonals."""
-        if 0 <= self._start <= t < self._start + self._size:
-            return
-        tangent, along = self.tangent, self.tangent.along
-        self._start = t // self._size * self._size
-        by_part = dict[int, Tensor]()
-        for port, matrix in tangent.matrices(self._start, min(self._start + self._size, along.T)).items():
-            q = tangent.parts.index(tangent.cell.reads[port])
-            by_part[q] = by_part[q].add_(matrix) if q in by_part else matrix
-        nothing = True, along.x.new_zeros(self._size, along.B, tangent.P, tangent.H)
-        self._held = [self._thin(by_part[q]) if q in by_part else nothing for q in range(tangent.P)]
-
-    def _thin(self, matrix: Tensor) -> tuple[bool, Tensor]:
-        """Its diagonals where every (H, H) block has nothing else."""
-        diagonals = matrix.view(*matrix.shape[:2], self.tangent.P, -1, self.tangent.H).diagonal(dim1=-2, dim2=-1)
-        if int(matrix.count_nonzero()) == int(diagonals.count_nonzero()):
-            return True, diagonals.contiguous()
-        return False, matrix
-
 
 @dataclass(frozen=True)
 class Factored:
     """`done` steps, and what the last of them made: (J … J X_before)[order] = X_after T."""
 
     done: int
-    T: Tensor  # (B, m', m), upper triangular; a row of zeros for a lost direction
+    T: Tensor  # (B, m', m), of which only the upper triangle counts; a row of zeros for a lost direction
     order: Tensor | None  # (B, m): the columns before, in their new order, where some were lost; None: as they were
     exact: bool  # the new columns are orthonormal
 
@@ -215,14 +167,25 @@ class Flag:
 
 
 def _factor(moved: Tensor, exact: bool) -> tuple[Tensor, Tensor]:
-    """A = X T, (B, S, m) and (B, m, m) upper triangular."""
+    """A = X T, (B, S, m) and (B, m, m), of which only the upper triangle counts."""
     if exact:
         X, T = torch.linalg.qr(moved)
         return X, T
     LU, pivots, _ = torch.linalg.lu_factor_ex(moved)
-    P, L, T = torch.lu_unpack(LU, pivots)
-    X = [one.index_select(0, order) for one, order in zip(L, P.argmax(-1), strict=True)]
-    return X[0].unsqueeze(0) if len(X) == 1 else torch.stack(X), T
+    L = LU.tril(-1)
+    L.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    X = [one.index_select(0, _exchanged(rows, one)) for one, rows in zip(L, pivots.tolist(), strict=True)]
+    return X[0].unsqueeze(0) if len(X) == 1 else torch.stack(X), LU[:, : LU.shape[2]]
+
+
+def _exchanged(pivots: Sequence[int], like: Tensor) -> Tensor:
+    """Where each row went, of as many as `like` has; LAPACK says which two changed places, in turn, from 1."""
+    rows = list(range(len(like)))
+    for at, other in enumerate(pivots):
+        rows[at], rows[other - 1] = rows[other - 1], rows[at]
+    order = torch.empty(len(rows), dtype=torch.long)
+    order[torch.tensor(rows)] = torch.arange(len(rows))
+    return order.to(like.device)
 
 
 def _next(taken: int, left: float, size: float) -> int:

@@ -62,7 +62,7 @@ def lyapunov(
     tensor([0.5000, 0.5000, 0.5000], dtype=torch.float64)
     """
     along = in_double(follow(cell, x, state, lengths=lengths, parameters=parameters))
-    grown = _grow(along, k, _transient(along, transient), spacing)
+    grown = _grow(along, k, _transient(along, transient), spacing, stretches=1)
     return torch.as_tensor(_means(grown)[0])
 
 
@@ -113,7 +113,7 @@ def _record(
 ) -> LyapunovRecord:
     along = in_double(along)
     settled = _transient(along, transient)
-    grown = _grow(along, k, settled, spacing)
+    grown = _grow(along, k, settled, spacing, _STRETCHES)
     exponents, error = _means(grown)
     return LyapunovRecord(
         cell=along.cell.name or type(along.cell).__name__,
@@ -147,7 +147,7 @@ def _transient(along: Trajectory, asked: int | None) -> int:
     return asked
 
 
-def _grow(along: Trajectory, k: int | None, transient: int, spacing: int | None) -> _Grown:
+def _grow(along: Trajectory, k: int | None, transient: int, spacing: int | None, stretches: int) -> _Grown:
     S, longest = along.cell.state_size, int(along.lengths.max())
     if k is not None and not 1 <= k <= S:
         raise FlowError(f"this state has exponents 1..{S}; k is how many of them to find, got {k}.")
@@ -155,7 +155,7 @@ def _grow(along: Trajectory, k: int | None, transient: int, spacing: int | None)
         raise FlowError(f"spacing is a number of steps, 1 or more, got {spacing}.")
     k = S if k is None else k
     used = longest - transient
-    cuts = [transient + used * i // _STRETCHES for i in range(_STRETCHES + 1)]
+    cuts = [transient + used * i // stretches for i in range(stretches + 1)]
     ends = sorted({*cuts, *(n for n in along.lengths.tolist() if n > transient)} - {0})
     flag = Flag(_start(along, k))
     found: list[Tensor] = []

@@ -107,7 +107,7 @@ class Product:
         self.U = torch.eye(width, dtype=V.dtype, device=V.device).repeat(len(V), 1, 1)
 
     def _multiply(self, factored: Factored) -> None:
-        T = factored.T
+        T = factored.T.triu()
         if factored.order is not None:
             self.logs, self.U = rows(self.logs, factored.order), rows(self.U, factored.order)
         d = T.diagonal(dim1=-2, dim2=-1).abs()
