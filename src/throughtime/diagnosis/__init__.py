@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -41,13 +42,30 @@ def _cases(record: FlowRecord | RunRecord | Study | Measurement) -> Iterator[Cas
     if isinstance(record, FlowRecord):
         yield Case(record, record if record.moment == "before" else None)
     elif isinstance(record, Measurement):
-        known = record.card if record.card is not None and record.card.lag is not None else None
-        yield from (Case(flow, None, data=known, named=flow.layer) for flow in record.flows)
+        yield from _found(record)
     elif isinstance(record, RunRecord):
         yield from _layers(record, None, "")
     else:
         for run in record.runs:
             yield from _layers(run, record.data, record.command)
+
+
+def _found(record: Measurement) -> Iterator[Case]:
+    """A case for each layer as it is; where the task's lag is known, the one of a stack that reaches furthest leads."""
+    if record.card is None or record.card.lag is None:
+        yield from (Case(flow, None, named=flow.layer) for flow in record.flows)
+        return
+    stacks: dict[str, list[Case]] = {}
+    for flow in record.flows:
+        stack = re.sub(r"(\.l\d+(_reverse)?| \(layer \d+\))$", "", flow.layer)
+        stacks.setdefault(stack, []).append(Case(flow, None, data=record.card, leads=False, named=flow.layer))
+    for cases in stacks.values():
+        furthest = max(cases, key=_reach)
+        yield from (replace(case, leads=case is furthest) for case in cases)
+
+
+def _reach(case: Case) -> int:
+    return -1 if case.horizon is None else case.horizon
 
 
 def _layers(run: RunRecord, data: DataCard | None, command: str) -> Iterator[Case]:
@@ -65,7 +83,7 @@ def _layers(run: RunRecord, data: DataCard | None, command: str) -> Iterator[Cas
     if not cases:
         yield Case(None, None, run, data, command)
         return
-    furthest = max(cases, key=lambda case: -1 if case.horizon is None else case.horizon)
+    furthest = max(cases, key=_reach)
     yield from (replace(case, leads=case is furthest) for case in cases)
 
 

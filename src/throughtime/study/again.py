@@ -49,10 +49,12 @@ def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measur
         raise InputError(f"{path}: holds no trained weights yet; train first, or go on with --resume.")
     batch = dataset.valid.batch(spread(dataset.valid, asked.batch or LOOKED_AT, continues=dataset.continues))
     flows: list[FlowRecord] = []
+    seen: list[float] = []  # the loss of each net
     for trial in begun:
         say(f"measuring {trial.choice.label}")
         flows += _one(trial, origin, folder, batch, dataset, asked)
-    losses = ", ".join(f"{flow.layer} {flow.loss:.4g}" for flow in flows)
+        seen.append(flows[-1].loss)
+    losses = ", ".join(f"{trial.choice.label} {loss:.4g}" for trial, loss in zip(begun, seen, strict=True))
     card = origin.data
     return gathered(
         f"{origin.title}, measured again",
