@@ -27,7 +27,6 @@ _Out = TypeVar("_Out")
 class _Stretch:
     """Matrices of the steps start..stop: by port, by block of the input's share, or by part."""
 
-    kind: _Kind
     start: int
     stop: int
     matrices: Mapping[str, Tensor]  # (n, B, S, ...)
@@ -38,7 +37,7 @@ class Whole(Tangent):
 
     def __init__(self, along: Trajectory) -> None:
         super().__init__(along)
-        self._kept: _Stretch | None = None
+        self._kept: dict[_Kind, _Stretch] = {}  # the last of each kind: a sweep asks for several kinds at every step
 
     def pull(self, rows: Tensor, at: At, *, out: Tensor | None = None) -> Tensor:
         """See Tangent."""
@@ -105,12 +104,13 @@ class Whole(Tangent):
         return found
 
     def _stretch(self, kind: _Kind, step: int) -> _Stretch:
-        kept = self._kept
-        if kept is None or kept.kind != kind or not kept.start <= step < kept.stop:
+        kept = self._kept.get(kind)
+        if kept is None or not kept.start <= step < kept.stop:
             size = self._size(kind)
             start = step // size * size
-            self._kept = kept = None  # let go of the old one before the new one is made
-            self._kept = kept = self._make(kind, start, min(start + size, self.along.T))
+            kept = None
+            self._kept.pop(kind, None)  # let go of the old one before the new one is made
+            kept = self._kept[kind] = self._make(kind, start, min(start + size, self.along.T))
         return kept
 
     def _size(self, kind: _Kind) -> int:
@@ -144,7 +144,7 @@ class Whole(Tangent):
             made = {part: made[part] for part in self.parts}
         else:
             made = self._backward(z, ports if kind == "ports" else dict(u), n)
-        return _Stretch(kind, start, stop, made)
+        return _Stretch(start, stop, made)
 
     def check_apart(self, z: Sequence[Tensor], start: int, stop: int) -> None:
         """All steps side by side must give what they gave one by one, or a sequence's state hangs on the others."""
