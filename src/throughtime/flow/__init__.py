@@ -15,6 +15,7 @@ from throughtime.flow.parameter_pairs import parameter_pairs
 from throughtime.flow.parameters import parameter_credit, parameter_terms
 from throughtime.flow.paths import excursions, only, paths, without
 from throughtime.flow.probe import probe
+from throughtime.flow.singular import singular
 
 __all__ = [
     "adjoint",
@@ -38,6 +39,7 @@ __all__ = [
     "ports",
     "probe",
     "saturation",
+    "singular",
     "spectrum",
     "transport",
     "without",
