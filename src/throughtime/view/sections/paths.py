@@ -57,10 +57,15 @@ def section(subject: Subject) -> Section | None:
     body: list[Node] = []
     if parted:
         low, high = _reach([values for each in parted for values in _most(each.paths)])
+        round_ = (
+            "The carousel hands the old state on, at most shrunk by a gate; every other port leads through a gate or a "
+            "candidate. "
+            if any(each.paths.carousel for each in parted)
+            else ""
+        )
         says = (
-            "A path from one step to another takes one of the cell's ports at each step. The carousel hands the old "
-            "state on, at most shrunk by a gate; every other port leads through a gate or a candidate. Paths can "
-            "cancel each other, so shares need not add up."
+            f"A path from one step to another takes one of the cell's ports at each step. {round_}Paths can cancel "
+            "each other, so shares need not add up."
         )
         body += [tag("p", says), figures(*(_by_family(each, i, low, high) for i, each in enumerate(parted)))]
         body += [tag("h3", "Each port alone, and all the others"), tag("div", _table(parted, need), class_="scroll")]
@@ -223,8 +228,9 @@ def _reach(several: Sequence[Floats]) -> tuple[float, float]:
 
 
 def _note(flow: FlowRecord, record: PathRecord | CarouselRecord, unit: str) -> str:
-    sources = words.some(int(record.pairs.max(initial=0)), "source")
+    most = int(record.pairs.max(initial=0))
+    fewer = ", fewer at long lags" if bool((record.pairs < most).any()) else ""
     return (
-        f"{unit}. Medians over {sources} (steps t of sequences), fewer at long lags. Computed in {record.dtype}, layer "
-        f"{flow.layer}."
+        f"{unit}. Medians over {words.some(most, 'source')} (steps t of sequences){fewer}. Computed in {record.dtype}, "
+        f"layer {flow.layer}."
     )
