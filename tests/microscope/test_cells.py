@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from tests.laws.variants import VARIANTS, Variant
 from tests.microscope.loops import TORCH, After, Parts, Translator, by_leaves, nothing, parts_of, sentences
 from tests.tolerances import MEASURE, close
-from throughtime.cells import Cell, State
+from throughtime.cells import Cell, Gates, State
 from throughtime.errors import FlowError
 from throughtime.flow.sighting import Sighting
 from throughtime.microscope.cells import CellCatcher
@@ -121,6 +122,87 @@ def test_throughtimes_cells_in_a_loop(variant: Variant) -> None:
     delta, adjoint = by_leaves(run, len(cell.parts), T, B, I)
     close(seen.delta, delta, MEASURE)
     close(through_time(seen), adjoint, MEASURE)
+
+
+class Fused(torch.autograd.Function):
+    """Both parts of a state from one operation, as the kernels of a GPU make them."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, g: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(a, g, s)
+        new = 0.5 * s + a.tanh()
+        return new, new * g.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, of_new: Tensor, of_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, g, s = ctx.saved_tensors
+        gate = g.sigmoid()
+        whole = of_new + of_out * gate
+        return whole * (1 - a.tanh() ** 2), of_out * (0.5 * s + a.tanh()) * gate * (1 - gate), 0.5 * whole
+
+
+class OneKernel(Cell):
+    parts = ("s", "h")
+    reads = {"carousel": "s", "push": "h", "gate": "h"}  # noqa: RUF012
+    inputs = ("push", "gate")
+
+    def step(self, u: Any, read: Any, W: Any) -> Any:
+        s, h = Fused.apply(u.push + W.push(read.push), u.gate + W.gate(read.gate), read.carousel)
+        return State(s=s, h=h), Gates()
+
+
+def test_parts_that_one_operation_makes() -> None:
+    cell, x = OneKernel(I, H, dtype=torch.float64), torch.randn(T, B, I, dtype=torch.float64)
+
+    def run(after: After = nothing) -> Tensor:
+        goes_on, total = cell.zero_state(B, x), x.new_zeros(())
+        for t in range(T):
+            (s, h), out = after(t, tuple(cell(x[t], goes_on).values()))
+            goes_on = State(s=s, h=h)
+            total = total + out[1].sin().sum() + (t == 3) * out[0].square().sum()
+        return total
+
+    (seen,) = caught(cell, lambda: run().backward())
+    delta, adjoint = by_leaves(run, 2, T, B, H)
+    close(seen.delta, delta, MEASURE)
+    close(through_time(seen), adjoint, MEASURE)
+    assert not seen.delta[0, [0, 1, 2, 4, 5]].any()
+
+
+def test_pruned_weights_are_those_that_were_used() -> None:
+    cell, x = nn.GRUCell(I, H, dtype=torch.float64), torch.randn(T, B, I, dtype=torch.float64)
+    prune.random_unstructured(cell, "weight_hh", 0.5)
+    (seen,) = caught(cell, lambda: plain(cell, x).backward())
+    delta, adjoint = by_leaves(lambda after: plain(cell, x, after), 1, T, B, H)
+    close(seen.delta, delta, MEASURE)
+    close(through_time(seen), adjoint, MEASURE)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", TORCH)
+def test_the_kernels_of_a_gpu(kind: str) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    model = Translator(kind, feeding=True)
+    source, target = sentences(B, T=T + 1)
+    delta, adjoint = by_leaves(
+        lambda after: copy.deepcopy(model).double()(source, target, after), 2 if kind == "LSTMCell" else 1, T, B, H
+    )
+    model.cuda()
+
+    def gradients(watched: bool) -> list[Tensor]:
+        model.zero_grad()
+        catcher = CellCatcher("cell", model.cell, None)
+        if watched:
+            catcher.open()
+        model(source.cuda(), target.cuda()).backward()
+        if watched:
+            (seen,) = catcher.sightings()
+            close(in_torchs_order(seen, seen.delta).cpu().float(), delta.float(), MEASURE)
+            close(in_torchs_order(seen, through_time(seen)).cpu().float(), adjoint.float(), MEASURE)
+        catcher.close()
+        return [p.grad.clone() for p in model.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(gradients(False), gradients(True), strict=True))
 
 
 def test_several_backward_passes_through_one_forward_add_up() -> None:
@@ -522,8 +604,6 @@ def test_a_cell_of_ones_own_written_with_options() -> None:
         recurrent = ()
 
         def step(self, u: Any, read: Any, W: Any) -> Any:
-            from throughtime.cells import Gates
-
             return State(h=0.5 * read.carousel + torch.tanh(u.push)), Gates()
 
     cell, x = Gain(I, H, dtype=torch.float64), torch.randn(T, B, I, dtype=torch.float64)

@@ -6,14 +6,13 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils.hooks import RemovableHandle
 
 from throughtime.cells.cell import Cell
 from throughtime.errors import FlowError
@@ -22,7 +21,7 @@ from throughtime.flow.survey import Extent, survey
 from throughtime.microscope.catcher import Catcher
 from throughtime.microscope.cells import CellCatcher
 from throughtime.microscope.finding import LOOKED_FOR, find
-from throughtime.microscope.hooks import Hook
+from throughtime.microscope.hearing import Ear, inside_backward
 from throughtime.microscope.layers import LayerCatcher
 from throughtime.records import FlowRecord
 
@@ -91,7 +90,7 @@ class Watch:
         self._thorough = thorough
         self._sequences = sequences
         self._lock = threading.RLock()
-        self._handles: list[RemovableHandle] = []
+        self._ears: list[Ear] = []
         self._catchers: dict[str, Catcher] = {}
         self._started = self._stopped = False
         self._steps = 0  # to which a gradient came back
@@ -117,7 +116,7 @@ class Watch:
     @property
     def records(self) -> tuple[FlowRecord, ...]:
         """Of the last step that was measured: one for each layer, direction and chain, in the order of the model."""
-        if self._open and torch._C._current_graph_task_id() == -1 and any(c.answered for c in self._catchers.values()):
+        if self._open and not inside_backward() and any(c.answered for c in self._catchers.values()):
             self._settle()
         return self._records
 
@@ -179,7 +178,7 @@ class Watch:
         for name, module in found.watchable:
             kind = CellCatcher if isinstance(module, nn.RNNCellBase | Cell) else LayerCatcher
             self._catchers[name] = kind(name, module, self._sequences)
-            self._listen(name, module)
+            self._ears.append(Ear(module, partial(self._on_call, name), partial(self._on_gradient, name)))
         return self
 
     def stop(self) -> None:
@@ -200,41 +199,18 @@ class Watch:
 
     def _let_go(self) -> None:
         self._stopped, self._open = self._started, False
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for ear in self._ears:
+            ear.close()
+        self._ears = []
         for catcher in self._catchers.values():
             catcher.close()
 
     # -- inside the person's step: nothing here may fail it
 
-    def _listen(self, name: str, module: nn.Module) -> None:
-        """Hear of a module's calls and of the gradients of its weights; both cost next to nothing."""
-
-        def called(module: nn.Module, args: Any) -> None:
-            self._on_call(name)
-
-        def came(gradient: Tensor) -> None:
-            self._on_gradient(name)
-
-        self._handles.append(module.register_forward_pre_hook(Hook(called), prepend=True))
-        weight = next((p for p in module.parameters() if p.requires_grad), None)
-        if weight is not None:
-            self._handles.append(weight.register_hook(came))  # type: ignore[no-untyped-call]
-            return
-
-        def put_out(module: nn.Module, args: Any, output: Any) -> None:
-            if torch.is_grad_enabled() and not _inside_backward():
-                ahead = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
-                if ahead:
-                    ahead[0].register_hook(came)  # type: ignore[no-untyped-call]
-
-        self._handles.append(module.register_forward_hook(Hook(put_out)))
-
     def _on_call(self, name: str) -> None:
         if not torch.is_grad_enabled():
             self._quietly.add(name)
-        elif _inside_backward():  # a checkpoint's second run
+        elif inside_backward():  # a checkpoint's second run
             self._again.add(name)
         else:
             self._called.add(name)
@@ -321,13 +297,11 @@ class Watch:
             return " ".join((*self._missed.values(), *self._unseen()))
         names = ", ".join(self._catchers)
         if not self._called:
-            calm = "was called under torch.no_grad alone" if self._quietly else "was called while it was watched"
+            quietly = ", ".join(name for name in self._catchers if name in self._quietly)
+            what = f"{quietly} ran without gradients alone (torch.no_grad)" if quietly else f"{names} was not called"
             return (
-                f"nothing was measured: none of {names} {calm}; put forward and backward pass of the very model that "
-                "was given to tt.watch inside."
-                if not self._quietly
-                else f"nothing was measured: of {names}, what was called {calm.removeprefix('was called ')} has no "
-                "gradient; put a training step inside."
+                f"nothing was measured: {what} while it was watched; put forward and backward pass of the very model "
+                "that was given to tt.watch inside."
             )
         if not self._opened:
             return f"nothing was measured: none of the {self._steps} steps so far was due; see `every`."
@@ -335,10 +309,6 @@ class Watch:
             f"nothing was measured: {names} was called, but no gradient has come back; call backward on a loss that "
             "depends on it."
         )
-
-
-def _inside_backward() -> bool:
-    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
