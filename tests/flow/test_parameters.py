@@ -218,9 +218,11 @@ def test_a_scalar_net_by_hand(early: float) -> None:
     assert record.look_back("weight_ih", 0.2) == 0
 
 
-def test_fewer_lags_say_the_same_and_the_rest_holds_what_lies_beyond() -> None:
+@pytest.mark.parametrize("first", [0, 8], ids=["every-step", "last-step"])
+def test_fewer_lags_say_the_same_and_the_rest_holds_what_lies_beyond(first: int) -> None:
     cell = tt.cells.make("lstm", 3, 4, dtype=DOUBLE)
     x, delta = torch.randn(9, 2, 3, dtype=DOUBLE), torch.randn(9, 2, 4, dtype=DOUBLE)
+    delta[:first] = 0
     whole = tt.flow.parameter_credit(cell, x, delta)
     some = tt.flow.parameter_credit(cell, x, delta, most_lag=3)
     assert some.lags.tolist() == [0, 1, 2, 3]
