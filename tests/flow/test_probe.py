@@ -14,8 +14,13 @@ import torch
 
 import throughtime as tt
 from tests.tolerances import IDENTITY, MEASURE, near
+from throughtime.cells import State
 from throughtime.data.dataset import Batch
 from throughtime.errors import FlowError
+from throughtime.flow.adjoint import checked
+from throughtime.flow.sighting import Sighting
+from throughtime.flow.survey import survey
+from throughtime.flow.trajectory import follow
 from throughtime.models import Net
 from throughtime.records import DataCard, FlowRecord, read, write
 
@@ -226,3 +231,26 @@ def test_an_example_that_does_not_fit_is_said() -> None:
         probe(net, batch, layer=1)
     with pytest.raises(FlowError, match="without a step"):
         probe(net, Batch(batch.x, torch.tensor([9, 0, 1, 1]), batch.y))
+
+
+def test_bounds_and_step_gains_begin_where_the_layer_began() -> None:
+    """A layer that was given a state is stretched from that state on, in the sequences that are measured as well."""
+    torch.manual_seed(0)
+    cell = tt.cells.make("elman", 2, 3, dtype=torch.float64)
+    x, start = torch.randn(6, 7, 2, dtype=torch.float64), State(h=2 * torch.randn(7, 3, dtype=torch.float64))
+    lengths = torch.tensor([2, 6, 3, 6, 6, 5, 1])
+    along = follow(cell, x, start, lengths=lengths)
+    delta = torch.zeros(6, 7, 3, dtype=torch.float64)
+    delta[lengths - 1, torch.arange(7)] = 1.0
+    seen = Sighting("rnn", along, checked(along, delta), 0.0)
+    record = survey(seen, moment="during", update=0, extent="usual")
+
+    J = tt.flow.jacobians(cell, x, start)
+    gains = torch.linalg.matrix_norm(J, 2).log10()
+    four = gains[:, [1, 3, 4, 5]]  # the longest
+    running = torch.arange(6).unsqueeze(1) < lengths[[1, 3, 4, 5]]
+    expected = [float(np.median(row[some].numpy())) for row, some in zip(four, running, strict=True)]
+    near(record.step_gain, expected, MEASURE)
+    assert record.bounds is not None
+    whole = [torch.linalg.matrix_norm(tt.flow.transport(cell, x, 5, 0, start), 2).log10()[b] for b in (1, 3, 4)]
+    near(record.bounds.gain[-1], float(np.median(whole)), MEASURE)  # at lag 5

@@ -17,10 +17,10 @@ from throughtime.flow.adjoint import Adjoint
 from throughtime.flow.bounds import bounds_along, spread_lags
 from throughtime.flow.carousel import carousel_of
 from throughtime.flow.credit import Derivative, credit_along
+from throughtime.flow.fewer import fewer
 from throughtime.flow.gates import gates_along, saturation_along
 from throughtime.flow.glance import glance
 from throughtime.flow.lags import lag_profile, medians
-from throughtime.flow.linearise import linearise
 from throughtime.flow.lyapunov import lyapunov_of
 from throughtime.flow.memory import memory_of
 from throughtime.flow.parameters import parameters_of
@@ -29,8 +29,6 @@ from throughtime.flow.sighting import Sighting
 from throughtime.flow.singular import singular_of
 from throughtime.flow.spectral import step_gains
 from throughtime.flow.sweep import log10
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import follow
 from throughtime.records import BoundRecord, CreditRecord, Example, Floats, FlowRecord
 
 _WORK = 4e9  # multiplications for the credit, and as many for the bounds: about a second together on two cores
@@ -151,22 +149,13 @@ def _limits(seen: Sighting, quick: bool) -> _Limits:
 
 
 def _stretching(seen: Sighting, limits: _Limits) -> tuple[Floats, BoundRecord]:
-    """The step gains of some sequences, and the bounds of fewer."""
-    gains = step_gains(_first(seen, limits.stretched))
-    running = seen.along.running()[:, : limits.stretched]
-    some = _first(seen, limits.sequences)
-    medians_of_gains = medians(torch.where(running, gains, torch.nan).cpu().numpy())
-    longest = int(some.along.lengths.max()) - 1
-    lags = [lag for lag in limits.lags if lag <= longest]
-    return medians_of_gains, bounds_along(some, lags, gains[:, : limits.sequences])
-
-
-def _first(seen: Sighting, count: int) -> Tangent:
-    """The first sequences alone."""
-    along = seen.along
-    if count >= along.B:
-        return seen.tangent
-    return linearise(follow(along.cell, along.x[:, :count], lengths=along.lengths[:count], parameters=along.parameters))
+    """The step gains of the longest sequences, and the bounds of fewer."""
+    longest_first = seen.along.lengths.argsort(descending=True, stable=True).tolist()
+    some = fewer(seen, longest_first[: limits.stretched])
+    gains = step_gains(some.tangent)
+    medians_of_gains = medians(torch.where(some.along.running(), gains, torch.nan).cpu().numpy())
+    less = fewer(some, range(limits.sequences))
+    return medians_of_gains, bounds_along(less.tangent, limits.lags, gains[:, : limits.sequences])
 
 
 def _carried(seen: Sighting, through_time: Adjoint) -> dict[str, Floats]:
@@ -220,9 +209,11 @@ def _left_out(seen: Sighting, limits: _Limits, quick: bool) -> tuple[str, ...]:
     if limits.lags[-1] < int(along.lengths.max()) - 1:
         said.append(f"Bounds were followed {limits.lags[-1]} steps back, not to the start.")
     if limits.sequences < along.B:
-        said.append(f"Bounds were measured on {limits.sequences} of {along.B} sequences.")
+        said.append(f"Bounds were measured on {limits.sequences} of {along.B} sequences, the longest.")
     if limits.stretched < along.B:
-        said.append(f"The largest stretch of every step was measured on {limits.stretched} of {along.B} sequences.")
+        said.append(
+            f"The largest stretch of every step was measured on the {limits.stretched} longest of {along.B} sequences."
+        )
     if seen.along.cell.steepest is None:
         said.append(
             "The bounds from slopes and weights hold for cells of the form φ(W h + …) alone; this one has others."
