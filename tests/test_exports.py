@@ -49,6 +49,7 @@ HELD = {
     "flow.credit": "cell, x, delta",
     "flow.ports": "cell, x",
     "flow.bounds": "cell, x",
+    "flow.lyapunov": "cell, x, k=None",
     "flow.memory": "cell, x",
     "flow.excursions": "cell, x, t, k",
     "flow.depth": "chain, x, loss",

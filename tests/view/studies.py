@@ -17,11 +17,13 @@ from throughtime.records import (
     FlowRecord,
     GateStats,
     LagProfile,
+    LyapunovRecord,
     ModelCard,
     ParameterCredit,
     PathRecord,
     RunRecord,
     Settings,
+    SingularRecord,
     Study,
     Update,
 )
@@ -125,6 +127,22 @@ def carousel(T: int, decay: float, looped: bool) -> CarouselRecord:
     return CarouselRecord(lags, kept - 0.4, *loop, kept, kept, np.minimum(T - lags, 16) * 8, "float64", 0.3)
 
 
+def exponents(S: int, largest: float) -> LyapunovRecord:
+    """A spectrum that starts at `largest` and loses its last tenth altogether."""
+    found = largest - 4 * np.linspace(0, 1, S) ** 2
+    found[S - S // 10 :] = -np.inf
+    error = np.where(np.isfinite(found), 0.01, np.nan)
+    return LyapunovRecord("made", found, error, largest + 0.004, 16, 3, 48, 4, "float64", 0.4)
+
+
+def stretching(S: int, T: int, largest: float) -> SingularRecord:
+    """Singular values that fall with the lag at the rates of `exponents`."""
+    lags = np.unique(np.geomspace(1, T - 1, 8).astype(int))
+    values = np.outer(lags, exponents(S, largest).exponents) / math.log(10) + 0.2
+    direction = 0.6 ** np.arange(S)
+    return SingularRecord("made", lags, values, direction, direction[::-1], 2, "float64", 0.4)
+
+
 def flow(
     cell: str, moment: str, update: int, *, T: int = 64, H: int = 32, words: bool = False, last_only: bool = False,
     decay: float | None = None,
@@ -154,6 +172,7 @@ def flow(
         parameters=weights(T, fall), memory=profile(T, 0.8 * fall, bump=0.1),
         paths=paths(T, fall, tuple(PORTS[cell])),
         carousel=carousel(T, fall, "output" in PORTS[cell]) if "carousel" in PORTS[cell] else None,
+        lyapunov=exponents(H * len(parts), -2 * fall), singular=stretching(H * len(parts), T, -2 * fall),
         examples=tuple(example(steps, cell, rng) for _ in range(2)),
         left_out=("Transport of single units: asked for medians only.",),
     )  # fmt: skip
@@ -277,6 +296,9 @@ def blank() -> Study:
         parameters=ParameterCredit("lstm", np.arange(10), {"w": none}, {"w": none}, {"w": math.nan}, 4, "float64", 0.1),
         paths=same_paths(np.arange(10), none, ("carousel", "output")),
         carousel=CarouselRecord(np.arange(10), *[none] * 5, np.zeros(10, int), "float64", 0.1),
+        lyapunov=LyapunovRecord("lstm", none, none, math.nan, 2, 1, 8, 1, "float64", 0.1),
+        singular=SingularRecord("lstm", np.array([1, 9]), np.full((2, 64), np.nan), *[np.full(64, np.nan)] * 2, 1,
+                                "float64", 0.1),
     )  # fmt: skip
     return study(dataclasses.replace(one, flows=(gone,)), title="Only gaps")
 
@@ -295,6 +317,9 @@ def zeros() -> Study:
             4, "float64", 0.1),
         paths=same_paths(np.arange(10), start, ("carousel", "output")),
         carousel=CarouselRecord(np.arange(10), nothing, start, start, start, start, np.full(10, 16), "float64", 0.1),
+        lyapunov=LyapunovRecord("elman", nothing, np.full(10, np.nan), math.nan, 2, 1, 8, 1, "float64", 0.1),
+        singular=SingularRecord("elman", np.array([1, 9]), np.full((2, 32), -np.inf), np.eye(32)[0], np.eye(32)[1], 1,
+                                "float64", 0.1),
     )  # fmt: skip
     return study(dataclasses.replace(one, flows=(dead,)), title="All zero")
 

@@ -26,6 +26,7 @@ from throughtime.view.sections import (
     memory,
     paths,
     repeat,
+    stretching,
     verdict,
     weights,
 )
@@ -67,6 +68,7 @@ def page(about: Subject) -> str:
         lags.section(about),
         blame.section(about),
         paths.section(about),
+        stretching.section(about),
         weights.section(about),
         gates.section(about, step),
         memory.section(about),
