@@ -580,6 +580,16 @@ def test_states_that_are_not_finite(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.GRUCell])
+def test_weights_that_are_not_finite(kind: Any) -> None:
+    model = Short(kind)
+    with torch.no_grad():
+        next(model.layer.parameters())[0] = torch.nan
+    with tt.watch(model) as flow:
+        model(batch()).sum().backward()
+    assert "is not finite" in why_not(flow)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.GRUCell])
 def test_weights_that_change_in_between(kind: Any) -> None:
     model = Short(kind)
     with tt.watch(model, every=1) as flow:

@@ -97,7 +97,7 @@ class Snapshot:
     def stands(self) -> bool:
         """Whether the tensors that were used still have the values that they had."""
         return all(
-            torch.equal(tensors[name], value)
+            _same(tensors[name], value)
             for tensors, values in zip(self.used, self.values, strict=True)
             for name, value in values.items()
         )
@@ -105,10 +105,15 @@ class Snapshot:
     def same(self, other: Snapshot) -> bool:
         """Whether both have the same values."""
         return self is other or all(
-            torch.equal(mine[name], theirs[name])
+            _same(mine[name], theirs[name])
             for mine, theirs in zip(self.values, other.values, strict=True)
             for name in mine
         )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether they have the same values; NaN is itself, as what is said of it is not that it changed."""
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 @dataclass(frozen=True)
