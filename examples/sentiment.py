@@ -31,7 +31,7 @@ class Sentiment(nn.Module):
 def make(data, batches):
     """A model for these reviews, after sixty steps of training."""
     model = Sentiment(data.inputs, data.outputs)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for x, lengths, y in islice(batches, 60):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x, lengths), y).backward()

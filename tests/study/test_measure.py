@@ -19,10 +19,10 @@ from tests.tolerances import IDENTITY, close
 from throughtime.errors import InputError
 from throughtime.records import Measurement
 from throughtime.study import calling, measured
-from throughtime.study.axes import axes
 from throughtime.study.factory import Factory, load, seeded
 from throughtime.study.measure import Asked, measure
 from throughtime.study.specimen import SEQUENCES, Specimen, from_arrays, held_out
+from throughtime.study.witness import witness
 
 B, T = 4, 6
 
@@ -255,7 +255,7 @@ def test_targets_that_were_filled_in_are_left_out_or_told():
     squares = ((output - y[:, -1]) ** 2)[[0, 2, 3]].mean()
     assert judged(output, specimen(y, counted=counted))[0] == pytest.approx(float(squares))
     _, how = judged(torch.zeros(B, T, 2, dtype=torch.float64), specimen(y, counted=counted), nn.MSELoss())
-    assert how == "the factory's own loss; 2 targets that were filled in count too"
+    assert how == "the factory's own loss, MSELoss; 2 of the targets were filled in and count too"
 
 
 # -- the axes
@@ -263,7 +263,7 @@ def test_targets_that_were_filled_in_are_left_out_or_told():
 
 def read(layer, x, size, steps, *, time_first=False):
     model = nn.ModuleDict({"layer": layer})
-    with axes(model) as seen:
+    with witness(model) as seen:
         model["layer"](x)
     return seen.check(size, steps, time_first=time_first)
 
@@ -279,6 +279,34 @@ def test_a_layer_that_takes_sequences_for_steps_is_found():
         read(first, x, 9, 5, time_first=True)
     assert read(first, x[:, :5], 5, 9) == (), "half of the steps, by chance as many as sequences"
     assert "as many sequences as steps" in read(later, x[:, :5], 5, 5)[0]
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_the_first_place_where_a_number_is_lost_is_named(batch_first):
+    x = torch.zeros(5, 9, 2)
+    x[3, 4, 1] = x[1, 6, 0] = float("nan")
+    layer = nn.GRU(2, 3, batch_first=batch_first)
+    model = nn.ModuleDict({"below": layer, "above": nn.GRU(3, 3, batch_first=batch_first)})
+    with witness(model) as seen:
+        model["above"](model["below"](x if batch_first else x.transpose(0, 1))[0])
+    assert seen.lost == (
+        "below puts out NaN or infinity, first at step 4, in sequence 3; its input was no number there already."
+    )
+    steps = torch.zeros(9, 5, 2)
+    steps[7, 2, 1] = float("inf")
+    cell = nn.ModuleDict({"cell": nn.RNNCell(2, 3, nonlinearity="relu")})
+    h = torch.zeros(5, 3)
+    with witness(cell) as seen:
+        for x in steps:
+            h = cell["cell"](x, h)
+    assert seen.lost.startswith("cell puts out NaN or infinity at step 7, sequence 2")
+    with torch.no_grad():
+        cell["cell"].bias_ih[0] = float("inf")
+    with witness(cell) as seen:
+        cell["cell"](steps[0])
+    assert seen.lost == (
+        "cell puts out NaN or infinity at step 0, sequence 0; its input is finite, so look at its weights."
+    )
 
 
 # -- the factory
@@ -390,6 +418,7 @@ def test_what_is_measured_is_the_gradient_of_the_loss(whole):
     close(torch.from_numpy(flow.adjoint), torch.from_numpy(np.median(norms, axis=1)), IDENTITY)
     assert measurement.loss == f"{float(loss.detach()):.6g}, mean squared error"
     assert (flow.layer, flow.T, flow.B) == ("rnn", 7, 5)
+    assert flow.loss == pytest.approx(float(loss.detach()), rel=1e-12)
 
 
 def test_a_measurement_says_how_it_was_taken(whole):

@@ -119,13 +119,18 @@ def judge(output: Any, specimen: Specimen, loss: Loss | None) -> Judged:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Using a target size")  # torch would stretch one to the other
             value = loss(output, y)
-        if counted is not None and y.is_floating_point():
-            how += f"; {int((~counted).sum())} targets that were filled in count too"
-        return Judged(_checked(value), f"the factory's own loss{how}")
+        filled = 0 if counted is None or not y.is_floating_point() else int((~counted).sum())
+        how += f"; {filled} of the targets were filled in and count too" if filled else ""
+        return Judged(_checked(value), f"the factory's own{_called(loss)}{how}")
     if y.is_floating_point():
         return Judged(_checked(_squares(output, y, counted, specimen)), f"mean squared error{how}")
     value, name = _classes(output, y, specimen)
     return Judged(_checked(value), name + how)
+
+
+def _called(loss: Loss) -> str:
+    name = getattr(loss, "__name__", type(loss).__name__)
+    return " loss" if name in ("loss", "<lambda>") else f" loss, {name}"
 
 
 def _torchs(loss: Loss) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,9 @@ from throughtime.errors import FlowError, InputError
 from throughtime.microscope.watcher import Watch, watch
 from throughtime.records import DataCard, FlowRecord, Measurement
 from throughtime.study import calling, specimen, surroundings
-from throughtime.study.axes import axes
 from throughtime.study.factory import Loss, Made, check, load, place, seeded, short, theirs
 from throughtime.study.specimen import SEQUENCES, Batches, Specimen
+from throughtime.study.witness import witness
 
 LOOKED_AT = 8  # sequences of the batch whose gradient is followed through time
 
@@ -100,7 +100,7 @@ def _step(made: Made, path: Path, name: str, taken: Specimen, target: torch.devi
     )
     call = calling.arrange(model, here)
     watching = watch(model, every=1, derivative=asked.derivative, thorough=True, sequences=LOOKED_AT)
-    with torch.enable_grad(), watching, axes(model) as seen:
+    with torch.enable_grad(), watching, witness(model) as seen:
         try:
             output = call(model)
         except Exception as error:
@@ -110,7 +110,10 @@ def _step(made: Made, path: Path, name: str, taken: Specimen, target: torch.devi
         judged = _judged(output, here, made.loss, path)
         with theirs(path, "the gradient was taken back"):
             judged.loss.backward()  # type: ignore[no-untyped-call]
-    flows = chosen(_records(watching, float(judged.loss.detach())), asked.layers)
+    value = float(judged.loss.detach())
+    if seen.lost and not math.isfinite(value):
+        raise FlowError(f"the loss is {value}: {seen.lost}")
+    flows = chosen([replace(flow, loss=value) for flow in _records(watching, value)], asked.layers)
     notes = (*call.notes, *_drops(model), *unsure)
     return gathered(
         f"{type(model).__name__} of {path.name}",
@@ -119,7 +122,7 @@ def _step(made: Made, path: Path, name: str, taken: Specimen, target: torch.devi
         + ("in training mode" if model.training else "in evaluation mode"),
         data=here.said,
         card=here.card,
-        loss=f"{float(judged.loss.detach()):.6g}, {judged.how}",
+        loss=f"{value:.6g}, {judged.how}",
         flows=flows,
         left_out=watching.left_out,
         notes=notes,
@@ -144,8 +147,8 @@ def _records(watching: Watch, loss: float) -> tuple[FlowRecord, ...]:
         watching.record  # noqa: B018  # raises with the reason
     if not math.isfinite(loss):
         raise FlowError(
-            f"the loss is {loss}, so its gradient says nothing, although no state is; look at what the loss does, at "
-            "the targets, and at what the model answers."
+            f"the loss is {loss}, so its gradient says nothing, although every recurrent layer is finite; "
+            "look at what the loss does, at the targets, and at what the model answers."
         )
     return records
 
