@@ -14,7 +14,7 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
 from throughtime.flow.linearise import linearise
-from throughtime.flow.sweep import shift, split, window
+from throughtime.flow.sweep import check_finite, shift, split, window
 from throughtime.flow.tangent import Tangent
 from throughtime.flow.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
@@ -80,26 +80,40 @@ def checked(along: Trajectory, delta: Tensor) -> Tensor:
 
 
 def gather(tangent: Tangent, delta: Tensor) -> Adjoint:
-    """All a_k in one reverse sweep of one row for each sequence; δ (P, T, B, H) is `checked`."""
+    """All a_k in one reverse sweep of one row for each sequence; δ (P, T, B, H) is `checked`.
+
+    Raises FlowError if a single step leaves the range of the dtype.
+    """
     T, B = delta.shape[1:3]
     rows = torch.zeros_like(delta)
     exponents = torch.zeros(T, B, dtype=torch.float64, device=delta.device)
     fresh = delta.any(-1).any(-1).any(0).tolist()
-    row, power = rows[:, T - 1 :].clone(), exponents[0].clone()
+    power, scaled, most = exponents[0].clone(), False, window(delta.dtype)
     with torch.no_grad():
         for k in reversed(range(T)):
+            row = rows[:, k : k + 1]
             if k + 1 < T:
-                row = tangent.pull(row, k + 1)
-            if fresh[k] and bool(power.any()):
-                row, power = _add(row, power, delta[:, k])
+                tangent.pull(rows[:, k + 1 : k + 2], k + 1, out=row)
+            if fresh[k] and scaled:
+                total, power = _add(row, power, delta[:, k])
+                row.copy_(total)
             elif fresh[k]:
                 row[:, 0] += delta[:, k]
-            largest = row.abs().amax((0, 1, -1))
-            if bool(((largest != 0) & ((largest < 1 / window(row.dtype)) | (largest > window(row.dtype)))).any()):
-                row, moved = split(row, (0, 1, -1))
-                power = power + moved
-            rows[:, k], exponents[k] = row[:, 0], power
+            low, high = torch.aminmax(torch.linalg.vector_norm(row, dim=(0, 1, -1)))
+            if not (float(low) >= 1 / most and float(high) <= most) and _leaves(row):
+                check_finite(row, k)
+                smaller, moved = split(row, (0, 1, -1))
+                row.copy_(smaller)
+                power, scaled = power + moved, True
+            if scaled:
+                exponents[k] = power
     return Adjoint(rows, exponents)
+
+
+def _leaves(row: Tensor) -> bool:
+    """Whether a row that is not zero could leave the dtype's range in a step."""
+    largest, most = row.abs().amax((0, 1, -1)), window(row.dtype)
+    return bool(((largest != 0) & ~((largest >= 1 / most) & (largest <= most))).any())
 
 
 def _add(row: Tensor, power: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:

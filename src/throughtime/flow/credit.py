@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from throughtime.errors import FlowError
 from throughtime.flow.adjoint import Adjoint, checked, gather
 from throughtime.flow.lags import lag_profile
 from throughtime.flow.linearise import linearise
-from throughtime.flow.sweep import NEVER, Carried, log10, norms_of, split, sweep
+from throughtime.flow.sweep import LOG10_2, NEVER, Carried, log10, norms_of, split, sweep
 from throughtime.flow.tangent import Tangent
 from throughtime.flow.trajectory import follow
 from throughtime.modules import Recurrent
@@ -164,16 +165,16 @@ class _Book:
         P, R, B, _ = seeds.shape
         self._pages = pages  # (N, T, B) each: the whole state, and its parts if there are several
         self._size = max(1, _TAKEN // (P * R * B))
-        self._norms = seeds.new_zeros(self._size, P, R, B)
-        self._powers = seeds.new_zeros(self._size, R, B, dtype=torch.float64)
+        self._norms = seeds.new_zeros(P, R, self._size, B, dtype=torch.float64)
+        self._powers = self._norms.new_zeros(R, self._size, B)
         self._rows = slice(R, 0)  # those that were there in this stretch of steps
         self._sources = torch.where(starts == NEVER, NEVER, row_of.to(starts.device)[starts]).cpu()
 
     def enter(self, carried: Carried, norms: Tensor) -> None:
         """Take down what arrived at one step; steps come in descending order, to 0."""
         which, place = carried.which, carried.k % self._size
-        self._norms[place, :, which] = norms
-        self._powers[place, which] = carried.exponents
+        self._norms[:, which, place] = norms
+        self._powers[which, place] = carried.exponents
         self._rows = slice(min(self._rows.start, which.start), max(self._rows.stop, which.stop))
         if place == 0:
             self._write(carried.k)
@@ -182,22 +183,19 @@ class _Book:
 
     def _write(self, start: int) -> None:
         stop = min(start + self._size, self._pages[0].shape[1])
-        rows = self._rows
-        norms = self._norms[: stop - start, :, rows]
-        by_part = log10(norms, self._powers[: stop - start, rows].unsqueeze(1))
-        found = list(by_part.unbind(1))
+        norms, powers = self._norms[:, self._rows, : stop - start], self._powers[self._rows, : stop - start] * LOG10_2
+        found = [norms.log10().add_(powers)]
         if len(self._pages) > 1:
-            found.insert(
-                0, log10(torch.linalg.vector_norm(norms.nan_to_num(), dim=1), self._powers[: stop - start, rows])
-            )
-        sources = self._sources[rows]
+            whole = reduce(torch.hypot, norms.nan_to_num().unbind(0))
+            found.insert(0, whole.log10_().add_(powers).unsqueeze(0))
+        sources = self._sources[self._rows]
         r, b = (sources != NEVER).nonzero(as_tuple=True)
         alike = bool((sources == sources[:, :1]).all())
-        for page, values in zip(self._pages, found, strict=True):
+        for page, values in zip(self._pages, torch.cat(found).cpu(), strict=True):
             if alike:
-                page[sources[:, 0], start:stop] = values.transpose(0, 1).cpu()
+                page[sources[:, 0], start:stop] = values
             else:
-                page[sources[r, b], start:stop, b] = values.cpu()[:, r, b].T
+                page[sources[r, b], start:stop, b] = values[r, :, b]
 
 
 def _direct(delta: Tensor) -> Tensor:

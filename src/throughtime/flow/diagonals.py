@@ -31,6 +31,20 @@ class Call:
     a: Tensor  # (N, H), a leaf
 
 
+class _Tables:
+    """Diagonals (n, B, ..., H) for several sources, with those of every step at hand."""
+
+    def __init__(self, terms: Mapping[int, Tensor]) -> None:
+        self._sources, self._whole = list(terms), list(terms.values())
+        self._by_step = list(zip(*(table.unbind(0) for table in self._whole), strict=True))
+
+    def at(self, at: At) -> Iterable[tuple[int, Tensor]]:
+        """Each source with its diagonals, (B, ..., H) for a step, (n, B, ..., H) for some."""
+        if isinstance(at, int) and self._whole:
+            return zip(self._sources, self._by_step[at], strict=True)
+        return [(source, table[at]) for source, table in zip(self._sources, self._whole, strict=True)]
+
+
 @dataclass(frozen=True)
 class _Group:
     """The maps that are given one part as it was read, side by side: J = Σ_c D(d_c) W_c for each source."""
@@ -39,7 +53,8 @@ class _Group:
     weight: Tensor  # (G·H, H), one W_c under the other
     by_unit: Tensor  # (H, G, H), the rows of one unit together
     sources: Sequence[int]
-    tables: Tensor  # (n, S, B, G, H), the d_c; zero where no path leads
+    d: Tensor  # (n, S, B, G, H), the d_c; zero where no path leads
+    tables: _Tables  # the same, (n, B, G, H) for each source
 
     def pull(self, sources: Mapping[int, Tensor], at: At, out: Tensor) -> None:
         """Σ over sources of g J, into `out` (R, B, H)."""
@@ -56,7 +71,7 @@ class _Group:
                     totals[source][:, some] += torch.bmm(v[:, some].transpose(0, 1), J.mT).transpose(0, 1)
             return
         a = (v @ self.weight.T).view(*v.shape[:2], len(self.calls), -1)
-        for source, d in zip(self.sources, self._diagonals(at), strict=True):
+        for source, d in self.tables.at(at):
             totals[source].add_((a * d).sum(-2))
 
     def _pays(self, rows: int) -> bool:
@@ -67,16 +82,17 @@ class _Group:
     def _pull_by_map(self, sources: Mapping[int, Tensor], at: At, out: Tensor) -> None:
         """Rows times diagonals for all maps at once, in blocks, then one product with the maps."""
         (R, B, H), G = out.shape, len(self.calls)
-        size = max(1, min(R, _CACHED // (G * B * H)))
-        block = out.new_empty(size, B, G, H)
+        size = max(1, _CACHED // (G * B * H))
+        block = out.new_empty(min(R, size), B, G, H)
         for first in range(0, R, size):
             some = slice(first, min(first + size, R))
-            into = block[: some.stop - first]
-            here = at if isinstance(at, int) else slice(at.start + first, at.start + some.stop)
-            for number, (source, d) in enumerate(zip(self.sources, self._diagonals(here), strict=True)):
-                g = sources[source][some].unsqueeze(2)
+            into, to, here = (
+                (block, out, at) if size >= R else (block[: some.stop - first], out[some], _within(at, some))
+            )
+            for number, (source, d) in enumerate(self.tables.at(here)):
+                g = (sources[source] if size >= R else sources[source][some]).unsqueeze(2)
                 torch.mul(g, d, out=into) if number == 0 else into.addcmul_(g, d)
-            torch.mm(into.view(-1, G * H), self.weight, out=out[some].view(-1, H))
+            torch.mm(into.view(-1, G * H), self.weight, out=to.view(-1, H))
 
     def _pull_by_sequence(self, sources: Mapping[int, Tensor], step: int, out: Tensor) -> None:
         for some in self._some():
@@ -87,19 +103,15 @@ class _Group:
             if total is not None:
                 out[:, some] = total.transpose(0, 1)
 
-    def _diagonals(self, at: At) -> Sequence[Tensor]:
-        """The d_c for each source, (B, G, H) or (n, B, G, H)."""
-        return self.tables[at].unbind(-4)
-
     def _matrices(self, step: int, some: slice) -> Tensor:
         """J for each source and the sequences `some`, (S, b, H, H)."""
-        d = self.tables[step, :, some]
+        d = self.d[step, :, some]
         S, b, _, H = d.shape
         made = torch.bmm(d.flatten(0, 1).permute(2, 0, 1).contiguous(), self.by_unit)
         return made.view(H, S, b, H).permute(1, 2, 0, 3)
 
     def _some(self) -> list[slice]:
-        _, S, B, _, H = self.tables.shape
+        _, S, B, _, H = self.d.shape
         size = max(1, _MADE // (S * H * H))
         return [slice(first, min(first + size, B)) for first in range(0, B, size)]
 
@@ -139,53 +151,51 @@ class Diagonals:
         self._inside = {q: {p: t for p, t in next(rest).items() if p < self.P and p != q} for q in nodes}
         reading = [{port for port in ports if cell.reads[port] == part} for part in cell.parts]
         self._groups = [self._group(its) for its in reading]
-        self._through = [_sums(self._by_port[port] for port in ports if port in its) for its in reading]
+        self._through = [_Tables(_sums(self._by_port[port] for port in ports if port in its)) for its in reading]
 
     def _group(self, ports: Set[str]) -> _Group | None:
         calls = [c for c, port in enumerate(self._direct) if port in ports]
         sources = sorted({source for c in calls for source in self._by_call[c]})
         if not sources:
             return None
-        none = torch.zeros_like(next(table for c in calls for table in self._by_call[c].values()))
-        by_source = [torch.stack([self._by_call[c].get(source, none) for c in calls], dim=2) for source in sources]
-        tables = torch.stack(by_source, dim=1)
-        stacked = {
-            id(self._by_call[c][source]): tables[:, s, :, place]
-            for place, c in enumerate(calls)
-            for s, source in enumerate(sources)
-            if source in self._by_call[c]
-        }
+        n, B, H = next(iter(self._by_call[calls[0]].values())).shape
+        d = self._like.new_zeros(n, len(sources), B, len(calls), H)
+        kept: dict[int, Tensor] = {}
+        for place, c in enumerate(calls):
+            for source, table in self._by_call[c].items():
+                kept[id(table)] = d[:, sources.index(source), :, place].copy_(table)
         for terms in (*self._by_input.values(), *self._by_call):  # one copy of the numbers is enough
-            terms.update({source: stacked[id(table)] for source, table in terms.items() if id(table) in stacked})
+            terms.update({source: kept[id(table)] for source, table in terms.items() if id(table) in kept})
         weights = [self._weights[c] for c in calls]
-        return _Group(calls, torch.cat(weights), torch.stack(weights, dim=1), sources, tables)
+        tables = _Tables(dict(zip(sources, d.unbind(1), strict=True)))
+        return _Group(calls, torch.cat(weights), torch.stack(weights, dim=1), sources, d, tables)
 
     # -- rows, from the new state back
 
     def pull(self, rows: Tensor, at: At, out: Tensor) -> None:
         """See Tangent."""
         sources = self._sources(rows, at)
-        for o, group, through in zip(out, self._groups, self._through, strict=True):
+        for o, group, through in zip(out.unbind(0), self._groups, self._through, strict=True):
             if group is None:
-                _add_up(through, sources, at, o)
+                _add_up(through.at(at), sources, o)
             else:
                 group.pull(sources, at, o)
-                for source, table in through.items():
-                    o.addcmul_(sources[source], table[at])
+                for source, table in through.at(at):
+                    o.addcmul_(sources[source], table)
 
     def pull_ports(self, rows: Tensor, at: At) -> dict[str, Tensor]:
         """See Tangent."""
         sources = self._sources(rows, at)
-        by_port = {port: _add_up(terms, sources, at) for port, terms in self._by_port.items()}
+        by_port = {port: _add_up(_at(terms, at), sources) for port, terms in self._by_port.items()}
         for c, port in enumerate(self._direct):
             if port is not None:
-                by_port[port] += _add_up(self._by_call[c], sources, at) @ self._weights[c]
+                by_port[port] += _add_up(_at(self._by_call[c], at), sources) @ self._weights[c]
         return by_port
 
     def pull_inputs(self, rows: Tensor, at: At) -> dict[str, Tensor]:
         """See Tangent."""
         sources = self._sources(rows, at)
-        return {block: _add_up(terms, sources, at) for block, terms in self._by_input.items()}
+        return {block: _add_up(_at(terms, at), sources) for block, terms in self._by_input.items()}
 
     def node(self, rows: Tensor, at: At) -> Tensor:
         """See Tangent."""
@@ -197,9 +207,9 @@ class Diagonals:
 
     def _sources(self, rows: Tensor, at: At) -> dict[int, Tensor]:
         """The rows of the parts, and those at the v of every inner map; later maps first."""
-        sources = dict(enumerate(rows))
+        sources = dict(enumerate(rows.unbind(0)))
         for source, c in reversed(self._inner.items()):
-            sources[source] = _add_up(self._by_call[c], sources, at) @ self._weights[c]
+            sources[source] = _add_up(_at(self._by_call[c], at), sources) @ self._weights[c]
         return sources
 
     # -- columns, from the old state on, and whole matrices
@@ -211,8 +221,8 @@ class Diagonals:
         for v, group, through in zip(columns, self._groups, self._through, strict=True):
             if group is not None:
                 group.push(v, at, totals)
-            for source, table in through.items():
-                totals[source].addcmul_(v, table[at])
+            for source, table in through.at(at):
+                totals[source].addcmul_(v, table)
         for source, c in self._inner.items():
             a = totals[source] @ self._weights[c].T
             for made, table in self._by_call[c].items():
@@ -243,14 +253,22 @@ def derivatives(made: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor | Non
     return torch.autograd.grad(made, leaves, torch.ones_like(made), retain_graph=True, allow_unused=True)
 
 
-def _add_up(terms: Terms, sources: Mapping[int, Tensor], at: At, out: Tensor | None = None) -> Tensor:
+def _add_up(terms: Iterable[tuple[int, Tensor]], sources: Mapping[int, Tensor], out: Tensor | None = None) -> Tensor:
     """Σ rows ⊙ diagonal, (R, B, H)."""
     total = torch.empty_like(sources[0]) if out is None else out
-    if not terms:
-        return total.zero_()
-    for number, (source, table) in enumerate(terms.items()):
-        torch.mul(sources[source], table[at], out=total) if number == 0 else total.addcmul_(sources[source], table[at])
-    return total
+    number = 0
+    for number, (source, table) in enumerate(terms, 1):
+        torch.mul(sources[source], table, out=total) if number == 1 else total.addcmul_(sources[source], table)
+    return total if number else total.zero_()
+
+
+def _at(terms: Terms, at: At) -> Iterable[tuple[int, Tensor]]:
+    return ((source, table[at]) for source, table in terms.items())
+
+
+def _within(at: At, some: slice) -> At:
+    """The steps of some of the rows."""
+    return at if isinstance(at, int) else slice(at.start + some.start, at.start + some.stop)
 
 
 def _multiply(terms: Terms, matrix: Tensor, at: slice, onto: dict[int, Tensor]) -> None:

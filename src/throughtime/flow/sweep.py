@@ -64,12 +64,25 @@ def window(dtype: torch.dtype) -> float:
 
 def norms_of(rows: Tensor, alive: Tensor) -> Tensor:
     """The 2-norm of each row by part, (P, r, B), also where the squares of a part would underflow."""
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+    return _sharpened(torch.linalg.vector_norm(rows, dim=-1), rows, alive)
+
+
+def _sharpened(norms: Tensor, rows: Tensor, alive: Tensor) -> Tensor:
+    """Norms, those whose squares may have underflowed taken anew, in place."""
     faint = (norms < torch.finfo(rows.dtype).tiny ** 0.25) & alive
     if bool(faint.any()):
         scaled, exponents = split(rows[faint], (-1,))
         norms[faint] = shift(torch.linalg.vector_norm(scaled, dim=-1), exponents.int())
     return norms
+
+
+def check_finite(values: Tensor, k: int) -> None:
+    """Raises FlowError if what the step to k made is not finite."""
+    if not bool(torch.isfinite(values).all()):
+        raise FlowError(
+            f"the gradient is not finite at step {k}: one step took it beyond the range of {values.dtype}. "
+            "Look at the size of the weights, or measure in float64."
+        )
 
 
 def sweep(
@@ -90,20 +103,17 @@ def sweep(
     latest, earliest = starts.amax(1).tolist(), starts.amin(1).tolist()
     first = end = len(latest)
     for k in range(max(latest), last - 1, -1):
-        while most_lag is not None and end > first and earliest[end - 1] > k + most_lag:
-            end -= 1
         with torch.no_grad():
-            flight.measure(slice(first, end), k)
+            if first < end:
+                flight.pull(tangent, slice(first, end), k)
             while first > 0 and latest[first - 1] >= k:
                 first -= 1
+            while most_lag is not None and end > first and earliest[end - 1] > k + most_lag:
+                end -= 1
             flight.begin(k)
-        here = slice(first, end)
-        rows = flight.rows[:, here]
-        yield Carried(k, here, rows, flight.exponents[here], flight.alive[here], flight.norms[:, here])
-        if k > last:
-            with torch.no_grad():
-                tangent.pull(rows, k, out=flight.spare[:, here])
-            flight.rows, flight.spare = flight.spare, flight.rows
+            here = slice(first, end)
+            carried = flight.carried(here, k)
+        yield carried
 
 
 class _Flight:
@@ -115,63 +125,68 @@ class _Flight:
         self.alive = torch.zeros_like(starts, dtype=torch.bool)
         self.norms = seeds.new_zeros(seeds.shape[:-1])
         self._absent = torch.ones_like(self.norms[0])  # 1 where a row is not alive: its zeros call for no look
-        self._most = window(seeds.dtype)
+        self._most = window(seeds.dtype) ** 2  # as far as norms, which are roots of squares, are sure to be right
         self._least = torch.finfo(seeds.dtype).tiny * 2.0**60
         self._first = norms_of(self.seeds, torch.ones_like(self.alive))
         self._there = self._first.any(0)
+        self._gone = (~self._there).to(seeds.dtype)
         self._faint = (self._first > 0) & (
             self._first < self._least
         )  # was once nearly lost against the rest of its row
         self._beginning = _beginnings(starts)
-        self._check_finite(self._first, int(starts.max()))
+        check_finite(self._first, int(starts.max()))
 
     def begin(self, k: int) -> None:
         """Put in the rows that start at k."""
-        for r, b in self._beginning.get(k, ()):
-            self.rows[:, r, b] = self.seeds[:, r, b]
-            self.norms[:, r, b] = self._first[:, r, b]
-            self.alive[r, b] = self._there[r, b]
-            self._absent[r, b] = (~self._there[r, b]).to(self._absent)
+        for some in self._beginning.get(k, ()):
+            self.rows[:, *some] = self.seeds[:, *some]
+            self.norms[:, *some] = self._first[:, *some]
+            self.alive[some] = self._there[some]
+            self._absent[some] = self._gone[some]
 
-    def measure(self, here: slice, k: int) -> None:
-        """Take the norms of the rows that have come to k, and rescale these before they leave the dtype's range."""
-        if here.start == here.stop:
-            return
-        norms = self.norms[:, here]
-        torch.linalg.vector_norm(self.rows[:, here], dim=-1, out=norms)
+    def pull(self, tangent: Tangent, here: slice, k: int) -> None:
+        """Take rows one step back, to k, and rescale them before they leave the dtype's range."""
+        rows, norms = self.spare[:, here], self.norms[:, here]
+        tangent.pull(self.rows[:, here], k + 1, out=rows)
+        self.rows, self.spare = self.spare, self.rows
+        torch.linalg.vector_norm(rows, dim=-1, out=norms)
         least, most = torch.aminmax(norms + self._absent[here])
         if not (float(least) >= 1 / self._most and float(most) <= self._most):  # NaN is looked at as well
             self._look(here, k)
 
+    def carried(self, here: slice, k: int) -> Carried:
+        """What there is at step k."""
+        return Carried(k, here, self.rows[:, here], self.exponents[here], self.alive[here], self.norms[:, here])
+
     def _look(self, here: slice, k: int) -> None:
-        alive, norms = self.alive[here], norms_of(self.rows[:, here], self.alive[here])
-        whole = torch.linalg.vector_norm(norms, dim=0)
-        if bool((alive & ~((whole >= 1 / self._most) & (whole <= self._most))).any()):
-            self.rows[:, here], moved = split(self.rows[:, here])
-            self.exponents[here] += moved
-            norms = norms_of(self.rows[:, here], alive)
-            self._check_finite(norms, k)
+        rows, alive = self.rows[:, here], self.alive[here]
+        norms = _sharpened(self.norms[:, here], rows, alive)
+        largest = norms.amax(0)
+        if bool((alive & ~((largest >= 1 / self._most) & (largest <= self._most))).any()):
+            if bool(torch.isfinite(largest).all()):
+                powers = torch.frexp(largest).exponent
+                rows.copy_(shift(rows, -powers.unsqueeze(-1)))
+                norms.copy_(shift(norms, -powers))
+            else:  # their squares may be what is not
+                scaled, powers = split(rows)
+                rows.copy_(scaled)
+                norms.copy_(norms_of(rows, alive))
+                check_finite(norms, k)
+            self.exponents[here] += powers
             alive &= norms.amax(0) != 0
             self._absent[here] = (~alive).to(norms)
         lost = self._faint[:, here] & (norms == 0) & alive
         self._faint[:, here] |= (norms > 0) & (norms < self._least)
-        self.norms[:, here] = norms.masked_fill(lost, torch.nan)
-
-    def _check_finite(self, norms: Tensor, k: int) -> None:
-        if not bool(torch.isfinite(norms).all()):
-            raise FlowError(
-                f"the gradient is not finite at step {k}: one step took it beyond the range of "
-                f"{norms.dtype}. Look at the size of the weights, or measure in float64."
-            )
+        norms.masked_fill_(lost, torch.nan)
 
 
-def _beginnings(starts: Tensor) -> dict[int, list[tuple[slice | Tensor, slice | Tensor]]]:
-    """Which rows of which sequences start at each step."""
-    found: dict[int, list[tuple[slice | Tensor, slice | Tensor]]] = {}
+def _beginnings(starts: Tensor) -> dict[int, list[tuple[slice | Tensor, ...]]]:
+    """Which rows start at each step: where they are, (R, B)."""
+    found: dict[int, list[tuple[slice | Tensor, ...]]] = {}
     alike = (starts == starts[:, :1]).all(1)
     rows = alike.nonzero()[:, 0]
     for k, some in _by_value(starts[rows, 0]):  # rows are in the order of their starts, so these stand together
-        found[k] = [(slice(int(rows[some[0]]), int(rows[some[-1]]) + 1), slice(None))]
+        found[k] = [(slice(int(rows[some[0]]), int(rows[some[-1]]) + 1),)]
     r, b = (~alike).unsqueeze(1).expand_as(starts).nonzero(as_tuple=True)
     for k, some in _by_value(starts[r, b]):
         found.setdefault(k, []).append((r[some], b[some]))

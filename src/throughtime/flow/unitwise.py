@@ -38,6 +38,10 @@ class UnitWise(Tangent):
     def pull(self, rows: Tensor, at: At, *, out: Tensor | None = None) -> Tensor:
         """See Tangent."""
         out = torch.empty_like(rows) if out is None else out
+        if isinstance(at, int):
+            number, step = divmod(at, self._size)
+            self._stretch(number).pull(rows, step, out)
+            return out
         for stretch, here, some in self._pieces(at, rows.shape[1]):
             stretch.pull(rows[:, some], here, out[:, some])
         return out
