@@ -57,7 +57,7 @@ def lyapunov(
 
     >>> import torch, throughtime as tt
     >>> cell = tt.cells.make("elman", 1, 3, nonlinearity="identity", bias=False)
-    >>> torch.nn.init.eye_(cell.weight_hh).data.mul_(0.5)  # every direction halves
+    >>> cell.weight_hh.data = 0.5 * torch.eye(3)  # every direction halves
     >>> tt.flow.lyapunov(cell, torch.zeros(40, 1, 1)).exp()
     tensor([0.5000, 0.5000, 0.5000], dtype=torch.float64)
     """

@@ -15,13 +15,13 @@ class LyapunovRecord:
     """Lyapunov exponents of the whole state along given inputs, in nats per step (MEASURES 12)."""
 
     cell: str
-    exponents: Floats  # (n,) largest first, means over sequences; −inf: a direction that is lost altogether
+    exponents: Floats  # (n,) largest first, means over sequences; −inf: lost altogether; NaN: too faint to tell
     error: Floats  # (n,) standard error, estimated from stretches of the sequence
-    check: float  # the largest one again, from two neighbouring trajectories; NaN: not made
+    check: float  # the largest one again, from two neighbouring trajectories; NaN: they met
     transient: int  # steps left out at the start
-    spacing: int  # steps between two orthogonalisations, at most
-    steps: int  # steps averaged over, of each sequence
-    sequences: int
+    spacing: int  # steps between two factorings, at most
+    steps: int  # steps averaged over, of the longest sequence
+    sequences: int  # longer than the transient
     dtype: str
     seconds: float
 
@@ -32,7 +32,7 @@ class SingularRecord:
 
     cell: str
     lags: Integers  # (L,) τ, steps
-    log10_values: Floats  # (L, S) largest first, medians over sequences; −inf: a true zero
+    log10_values: Floats  # (L, S) largest first, medians over sequences; −inf: a true zero; NaN: too faint
     stretched: Floats  # (S,) of the first sequence at its longest lag: the old state's direction that is kept best
     into: Floats  # (S,) where that direction is taken to
     sequences: int

@@ -80,7 +80,7 @@ def _headline(measured: Sequence[_Measured]) -> Node:
         if each.lyapunov is not None
     ]
     if parts:
-        return text("Left to itself, {}.", joined(parts, between="; ", last="; "))
+        return text("Under these inputs, {}.", joined(parts, between="; ", last="; "))
     kept = [
         text("{} of the best kept direction in {}", _kept(each.singular), cell(each.strand.label, each.strand.colour))
         for each in measured
