@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -462,6 +463,24 @@ def test_a_change_now_and_then_cuts_the_chain_there() -> None:
     assert first.delta[0, -1].any()  # what came through the multiplication
 
 
+def test_a_call_that_was_only_a_try_breaks_nothing() -> None:
+    """Scheduled sampling: what the cell would say is asked first, and no gradient comes back from that."""
+    cell, x = nn.GRUCell(I, H, dtype=torch.float64), torch.randn(T, B, I, dtype=torch.float64)
+
+    def run(after: After = nothing) -> Tensor:
+        state, total = None, x.new_zeros(())
+        for t in range(T):
+            guess = x[t] if state is None else (cell(x[t], state).argmax(-1, keepdim=True) * x[t])
+            (state,), (out,) = after(t, (cell(guess, state),))
+            total = total + out.square().sum()
+        return total
+
+    (seen,) = caught(cell, lambda: run().backward())
+    delta, adjoint = by_leaves(run, 1, T, B, H)
+    close(seen.delta, delta, MEASURE)
+    close(through_time(seen), adjoint, MEASURE)
+
+
 def test_a_state_handed_to_two_calls() -> None:
     cell, x = nn.GRUCell(I, H, dtype=torch.float64), torch.randn(T, B, I, dtype=torch.float64)
 
@@ -528,6 +547,21 @@ def test_a_gradient_that_is_clipped_on_its_way() -> None:
         state.register_hook(lambda gradient: gradient.clamp(-0.05, 0.05))
 
     refusal(lambda cell, x: chain(cell, x, clip).backward(), "is changed on its way back through step 5")
+
+
+def test_a_gradient_penalty() -> None:
+    def step(cell: nn.GRUCell, x: Tensor) -> None:
+        x.requires_grad_()
+        loss = chain(cell, x)
+        (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+        (loss + gradient.square().sum()).backward()
+
+    refusal(step, r"A backward pass was differentiated itself \(create_graph\)")
+    cell = nn.GRUCell(H, H)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says what it leaves behind
+        (seen,) = caught(cell, lambda: chain(cell, torch.randn(T, B, H)).backward(create_graph=True))
+    assert seen.along.T == T
 
 
 def test_a_hook_that_changes_the_output() -> None:

@@ -174,7 +174,6 @@ class CellCatcher:
             keys=keys,
         )
         if before is not None:
-            before.taken = True
             step.at, step.fed = before.at + 1, before.fed
         if not step.fed and step.at <= _AT_THE_START:
             step.fed = self._origin(x) is not None
@@ -184,9 +183,7 @@ class CellCatcher:
         """The call that put this state out; or why it is not quite that, if it was made from one."""
         before = next((step for part in state.values() if (step := self._makers.get(_key(part)))), None)
         if before is not None and all(before.keys[part] == _key(state[part]) for part in before.keys):
-            if not before.taken:
-                return before, ""
-            return None, "a state is handed to two calls"
+            return before, ""
         origin = before or next((step for part in state.values() if (step := self._origin(part))), None)
         if origin is None:
             return None, ""
@@ -249,14 +246,14 @@ class CellCatcher:
                 tensor.register_hook(arrival)  # type: ignore[no-untyped-call]
             self._makers[key] = step
         step.aliased |= len(own) < len(new)
-        self._listen([node for node, _ in own], stop, read, own)
+        self._listen([node for node, _ in own], stop, read | own, step.number)
 
     def _listen(
         self,
         ahead: list[Node],
         stop: set[Node],
         read: dict[tuple[Node, int], tuple[Step, str]],
-        own: dict[tuple[Node, int], tuple[Step, str]],
+        reader: int,
     ) -> None:
         """Hear what each operation of a step gives to the states that it reads, old and new."""
         visited = set(ahead)
@@ -266,22 +263,21 @@ class CellCatcher:
             for place, (made_by, slot) in enumerate(node.next_functions):
                 if made_by is None:
                     continue
-                for edges, inner in ((read, False), (own, True)):
-                    if (made_by, slot) in edges:
-                        step, part = edges[made_by, slot]
-                        node.register_hook(Hook(self._safely(self._share(step, part, place, inner))))
+                if (made_by, slot) in read:
+                    step, part = read[made_by, slot]
+                    node.register_hook(Hook(self._safely(self._share(step, part, place, reader))))
                 if made_by not in visited and made_by not in stop:
                     visited.add(made_by)
                     ahead.append(made_by)
             if len(visited) > _LARGE:
                 raise FlowError(f"one step of it has more than {_LARGE} operations.")
 
-    def _share(self, step: Step, part: str, place: int, inner: bool) -> Callable[..., None]:
+    def _share(self, step: Step, part: str, place: int, reader: int) -> Callable[..., None]:
         def gave(gradients: tuple[Tensor | None, ...], _: Any) -> None:
             gradient = gradients[place]
             if gradient is not None:
                 task = torch._C._current_graph_task_id()
-                step.waiting.setdefault(part, []).append((task, inner, _some(gradient, step.rows)))
+                step.waiting.setdefault(part, []).append((task, reader, _some(gradient, step.rows)))
 
         return gave
 
@@ -290,9 +286,10 @@ class CellCatcher:
 
         def arrived(gradient: Tensor) -> None:
             task = torch._C._current_graph_task_id()
-            shares = [(inner, share) for its, inner, share in step.waiting.pop(part, []) if its == task]
+            shares = [(reader, share) for its, reader, share in step.waiting.pop(part, []) if its == task]
             step.came.setdefault(part, []).append(Came(_some(gradient, step.rows), shares))
             answered[step.number] = step
+            step.differentiated |= torch.is_grad_enabled()
             if (task, id(step.weights)) not in compared:
                 compared.add((task, id(step.weights)))
                 step.changed = not step.weights.stands()

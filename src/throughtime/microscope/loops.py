@@ -26,6 +26,7 @@ from throughtime.microscope.calls import Snapshot
 _ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
 _BACK = 4096.0  # how many roundings of its dtype a step back may be away from the equations' derivative,
 _AT_MOST = 0.5  # but not more than this, of the gradients before and after it
+_OWN, _NEXT, _ANOTHERS = range(3)  # who read a state: the step that made it, the one after it, a call of another chain
 _FAINT = 100.0  # roundings: a difference that is smaller has two digits at most
 
 
@@ -34,7 +35,7 @@ class Came:
     """What one backward pass brought to one part of a state, (n, H)."""
 
     whole: Tensor
-    shares: Sequence[tuple[bool, Tensor]]  # of it: what the step itself (True) or the next one read of it, as it came
+    shares: Sequence[tuple[int, Tensor]]  # of it, as it came: through the call of that number, which read the state
 
 
 @dataclass(eq=False)
@@ -53,12 +54,12 @@ class Step:
     cut: str  # why there is none although its state was made from one; empty: it was not
     goes_on: bool  # whether a gradient goes on from its initial state
     keys: Mapping[str, tuple[int, int, int]]  # part -> where autograd has it from
-    taken: bool = False  # whether a call goes on from this one
     at: int = 0  # its step in its chain
     fed: bool = False  # whether its input was made from an earlier output
     aliased: bool = False  # whether a part is the very tensor of another, or of the state before
     changed: bool = False  # its weights were, before the gradient came
-    waiting: dict[str, list[tuple[int, bool, Tensor]]] = field(default_factory=dict)  # by backward pass
+    differentiated: bool = False  # whether a backward pass was, that came here
+    waiting: dict[str, list[tuple[int, int, Tensor]]] = field(default_factory=dict)  # backward pass, call, share
     came: dict[str, list[Came]] = field(default_factory=dict)  # part -> one for each backward pass
 
     def part_of(self, key: tuple[int, int, int]) -> str:
@@ -67,7 +68,10 @@ class Step:
 
 
 def joined(answered: Iterable[Step]) -> list[list[Step]]:
-    """The calls that a gradient came back to and those before them, chain by chain, in the order of their first."""
+    """The calls that a gradient came back to and those before them, chain by chain, in the order of their first.
+
+    Of several calls that go on from the same one the first belongs to its chain; the others begin chains of their own.
+    """
     steps: dict[int, Step] = {}
     for step in answered:
         at: Step | None = step
@@ -77,7 +81,10 @@ def joined(answered: Iterable[Step]) -> list[list[Step]]:
     chains: dict[Step, list[Step]] = {}
     ends: dict[Step, list[Step]] = {}
     for _, step in sorted(steps.items()):
-        chain = chains.setdefault(step, []) if step.before is None else ends.pop(step.before)
+        chain = None if step.before is None else ends.pop(step.before, None)
+        if chain is None:
+            chain = chains.setdefault(step, [])
+            step.cut = step.cut or ("a state is handed to two calls" if step.before is not None else "")
         chain.append(step)
         ends[step] = chain
     return list(chains.values())
@@ -105,26 +112,31 @@ def sighting(name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...
     said = notes + _notes(chain) + _faint(delta, reached, rounding)
     seen = Sighting(name, along, checked(along, delta.movedim(0, -2).flatten(-2)), float("nan"), said)
     if along.T > 1 and not any(step.aliased for step in chain):
-        _check_way_back(seen, reached, rounding)
+        _check_way_back(seen, reached, rounding, any(step.differentiated for step in chain))
     return seen
 
 
 def _told_apart(along: Trajectory, chain: Sequence[Step]) -> tuple[Tensor, Tensor]:
     """What reached each part directly, and through the next step; (P, T, n, H) each, in float64."""
-    parts = along.cell.parts
+    parts, members = along.cell.parts, {step.number for step in chain}
+
+    def whose(step: Step, reader: int) -> int:
+        return _OWN if reader == step.number else _NEXT if reader in members else _ANOTHERS
+
     direct = along.x.new_zeros(len(parts), along.T, along.B, along.cell.hidden_size)
     back = torch.zeros_like(direct)
     for p, part in enumerate(parts):
-        alike: dict[tuple[bool, ...], list[tuple[int, Came]]] = {}  # by which shares were inner ones
+        alike: dict[tuple[int, ...], list[tuple[int, Came]]] = {}  # by whose the shares were
         for t, step in enumerate(chain):
             for came in step.came.get(part, ()):
-                alike.setdefault(tuple(inner for inner, _ in came.shares), []).append((t, came))
+                alike.setdefault(tuple(whose(step, reader) for reader, _ in came.shares), []).append((t, came))
         for kind, its in alike.items():
             at = torch.tensor([t for t, _ in its], device=direct.device)
             shares = [torch.stack([came.shares[i][1] for _, came in its]) for i in range(len(kind))]
-            direct[p].index_add_(0, at, _outside(torch.stack([came.whole for _, came in its]), shares))
-            for inner, share in zip(kind, shares, strict=True):
-                if not inner:
+            inside = [share for its_, share in zip(kind, shares, strict=True) if its_ != _ANOTHERS]
+            direct[p].index_add_(0, at, _outside(torch.stack([came.whole for _, came in its]), inside))
+            for its_, share in zip(kind, shares, strict=True):
+                if its_ == _NEXT:
                     back[p].index_add_(0, at, share.double())
     return direct, back
 
@@ -156,11 +168,12 @@ def _check_weights(name: str, chain: Sequence[Step]) -> None:
 def _along(name: str, cell: Cell, chain: Sequence[Step]) -> tuple[Trajectory, Mapping[str, Tensor]]:
     """The run, and by part how far its steps are from the cell's equations, (T, n, H)."""
     T, first = len(chain), chain[0]
+    given = first.given if first.before is None else first.before.out
     x = torch.stack([step.x for step in chain]).double()
     states = {part: torch.stack([step.out[part] for step in chain]).double() for part in cell.parts}
     n, H = states[cell.parts[-1]].shape[1:]
     initial = State(
-        **{part: first.given[part].double() if first.given else x.new_zeros(n, H) for part in cell.parts},
+        **{part: given[part].double() if given else x.new_zeros(n, H) for part in cell.parts},
     )
     for what, tensors in (("input", {"x": x}), ("initial state", initial), ("state", states)):
         for part, tensor in tensors.items():
@@ -212,7 +225,7 @@ def _size(along: Trajectory) -> Tensor:
     return 1.0 + torch.stack(largest).sum(0)
 
 
-def _check_way_back(seen: Sighting, reached: Tensor, rounding: float) -> None:
+def _check_way_back(seen: Sighting, reached: Tensor, rounding: float, differentiated: bool) -> None:
     """Raise FlowError if what came back through a step is not what its derivative makes of what reached it.
 
     Somebody may clip the gradient on its way, or replace it by a hook; then it is no sum over where it came from.
@@ -224,10 +237,12 @@ def _check_way_back(seen: Sighting, reached: Tensor, rounding: float) -> None:
     wrong = off > min(_AT_MOST, _BACK * rounding) * (sizes[0] + sizes[1])
     if bool(wrong.any()):
         step = int(wrong.any(1).nonzero()[-1]) + 1
+        why = "Is it clipped or replaced by a hook, or too small for its dtype?"
+        if differentiated:
+            why = "A backward pass was differentiated itself (create_graph), so gradient enters inside the steps, too."
         raise FlowError(
             f"the gradient of {seen.name} is changed on its way back through step {step}: what came out is not what "
-            "the step's derivative makes of what reached it. Is it clipped or replaced by a hook, or too small for its "
-            "dtype? Then it is no sum over where it came from."
+            f"the step's derivative makes of what reached it. {why} It is no sum over where it came from then."
         )
 
 
@@ -253,7 +268,7 @@ def _notes(chain: Sequence[Step]) -> tuple[str, ...]:
             "Inputs of later steps were made from earlier outputs; what comes back that way counts as reaching those "
             "outputs directly, not as coming through the steps between."
         )
-    if first.goes_on:
+    if first.goes_on or first.before is not None:
         said.append("What reaches the initial state goes on from there; it was not followed further.")
     if first.dtype in (torch.bfloat16, torch.float16):
         said.append(
