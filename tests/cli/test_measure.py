@@ -335,16 +335,44 @@ def test_a_mistake_ends_with_status_2_one_clear_line_and_nothing_written(call, h
 
 # -- the three models of examples/, as a stranger would run them
 
+EXAMPLES = {"sentiment": ["gru"], "forecaster": ["lstm.l0", "lstm.l1"], "seq2seq": ["encoder", "decoder"]}
+
+
+def layers(out):
+    return re.findall(r"^(\S+) +(?:gru|lstm) ", out, re.M)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_on_a_little_data(call, here, rng, name):
+    rows = [f"{np.sin(i / 3):.4f},{rng.random():.4f}\n" for i in range(300)]
+    (here / "wave.csv").write_text("a,b\n" + "".join(rows))
+    (here / "play.txt").write_text("to be, or not to be, that is the question. " * 30)
+    data = {
+        "sentiment": ["order", "--lag", 10, "--samples", 64],
+        "forecaster": ["wave.csv", "--max-length", 10, "--split", 0.4, 0.3, 0.3],
+        "seq2seq": ["play.txt", "--max-length", 12],
+    }
+    status, out, err = call("measure", f"{ROOT}/examples/{name}.py:make", "--batch", 5, "--data", *data[name])
+    assert status == 0, err
+    assert layers(out) == EXAMPLES[name]
+
 
 @pytest.mark.parametrize(
-    ("model", "layers", "source", "words"),
+    ("name", "source", "words"),
     [
-        ("sentiment.py:make", ["gru"], "reviews/imdb_labelled.txt", ["--batch", 8]),
-        ("forecaster.py:make", ["lstm.l0", "lstm.l1"], "series/monthly-sunspots.csv", ["--max-length", 24]),
-        ("seq2seq.py:make", ["encoder", "decoder"], "text/tinyshakespeare.txt.gz", ["--max-length", 16, "--batch", 6]),
+        ("sentiment", "reviews/imdb_labelled.txt", ["--batch", 8]),
+        ("forecaster", "series/monthly-sunspots.csv", ["--max-length", 24]),
+        ("seq2seq", "text/tinyshakespeare.txt.gz", ["--max-length", 16, "--batch", 6]),
     ],
 )
-def test_the_examples_on_real_data(call, real_data, model, layers, source, words):
-    status, out, err = call("measure", f"{ROOT}/examples/{model}", "--data", real_data / source, *words)
+def test_the_examples_on_real_data(call, real_data, name, source, words):
+    status, out, err = call("measure", f"{ROOT}/examples/{name}.py:make", "--data", real_data / source, *words)
     assert status == 0, err
-    assert re.findall(r"^(\S+) +(?:gru|lstm) ", out, re.M) == layers
+    assert layers(out) == EXAMPLES[name]
+
+
+def test_the_examples_are_plain_torch():
+    for name in EXAMPLES:
+        text = (ROOT / "examples" / f"{name}.py").read_text()
+        assert "import throughtime" not in text
+        assert f"throughtime measure examples/{name}.py:make" in text
