@@ -55,6 +55,26 @@ def test_the_adjoint_is_autograds(cell: Cell) -> None:
     close(torch.from_numpy(10**record.log10_direct), delta.norm(dim=-1), MEASURE)
 
 
+def test_a_loss_may_ask_for_any_part_of_the_state(cell: Cell) -> None:
+    """δ of the whole state, (T, B, S): each part of each z_t has a term of its own in the loss."""
+    x, state = sequence(cell)
+    T = x.shape[0]
+    delta = torch.randn(*x.shape[:2], cell.state_size, dtype=x.dtype)
+    record = tt.flow.credit(cell, x, delta, state=state)
+    found = tt.flow.adjoint(cell, x, delta, state=state)
+    for k in range(T):
+        start, states = from_step(cell, x, state, k)
+        terms = [(delta[k + i] * cell.pack(z)).sum() for i, z in enumerate(states)]
+        close(found[k], torch.cat(gradients(torch.stack(terms).sum(), start), dim=-1))
+        expected = torch.stack([torch.cat(gradients(term, start), dim=-1) for term in terms])
+        close(torch.from_numpy(record.pairs[k:, k]), expected.norm(dim=-1), MEASURE)
+        for part, its in zip(cell.parts, expected.chunk(len(cell.parts), dim=-1), strict=True):
+            assert np.allclose(
+                10 ** record.log10_parts[part][k:, k], its.norm(dim=-1), rtol=MEASURE[DOUBLE], atol=1e-14
+            )
+    close(torch.from_numpy(10**record.log10_direct), delta.norm(dim=-1), MEASURE)
+
+
 def kept_lstm(x, W, R, b, h, s, part):
     """An LSTM by hand; the tensors of one part of its state are kept."""
     kept, outputs = [], []
