@@ -116,7 +116,8 @@ class _Sweep:
             start = max(0, stop - self._size)
             for k in reversed(range(start, stop)):
                 rows = self._buffer[k - start]
-                rows[:, :first] = 0
+                if first:
+                    rows[:, :first] = 0
                 if last is None:
                     rows.zero_()
                 else:
