@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -19,6 +20,15 @@ from throughtime.cells.options import options_of
 from throughtime.engines import Stack, check_engine, choose_stack, flatten
 from throughtime.engines.packing import Packing, lengths_on_cpu
 from throughtime.errors import CellError
+
+
+@dataclass(frozen=True)
+class Padded:
+    """What `Recurrent.run` hands to the module's call, where hooks see it, as they see any other input."""
+
+    x: Tensor  # (T, B, I), whatever `batch_first` says
+    lengths: Tensor | None
+    damping: float | None
 
 
 class Recurrent(nn.Module):
@@ -146,8 +156,10 @@ class Recurrent(nn.Module):
         """Lay the parameters out as cuDNN wants them, where it would serve; done at construction and after moves."""
         flatten(self.cells, self.all_weights)
 
-    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+    def forward(self, input: Tensor | PackedSequence | Padded, hx: Any = None) -> tuple[Any, Any]:
         """Run the sequences; see the class."""
+        if isinstance(input, Padded):
+            return self._forward_padded(input, hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         if input.ndim not in (2, 3):
@@ -175,19 +187,8 @@ class Recurrent(nn.Module):
 
         Raises CellError if shapes or lengths do not fit. Lengths on a GPU cost one transfer.
         """
-        if x.ndim != 3:
-            raise CellError(f"x must be (T, B, {self.input_size}), got {tuple(x.shape)}")
-        x, start = self._ready(x, state)
-        steps, batch = x.shape[:2]
-        ends = None if lengths is None else lengths_on_cpu(lengths, steps, batch)
-        if ends is None or bool((ends == steps).all()):
-            return self._serve(x, start, damping=damping)
-        order = torch.argsort(ends, descending=True, stable=True)
-        packing = Packing.by_length(ends, order, steps, x.device)
-        there, back = order.to(x.device), torch.argsort(order).to(x.device)
-        start = start.map(lambda part: part.index_select(1, there))
-        output, final = self._serve(packing.pack(x), start, packing.batch_sizes, damping=damping)
-        return packing.pad(output), final.map(lambda part: part.index_select(1, back))
+        answer: tuple[Tensor, State] = self(Padded(x, lengths, damping), state)
+        return answer
 
     def extra_repr(self) -> str:
         """As torch.nn prints it, then the options that were given."""
@@ -213,6 +214,22 @@ class Recurrent(nn.Module):
         if back is not None:
             final = final.map(lambda part: part.index_select(1, back))
         return PackedSequence(output, batch_sizes, there, back), self._answer(final)
+
+    def _forward_padded(self, padded: Padded, state: State | None) -> tuple[Tensor, State]:
+        x, lengths, damping = padded.x, padded.lengths, padded.damping
+        if x.ndim != 3:
+            raise CellError(f"x must be (T, B, {self.input_size}), got {tuple(x.shape)}")
+        x, start = self._ready(x, state)
+        steps, batch = x.shape[:2]
+        ends = None if lengths is None else lengths_on_cpu(lengths, steps, batch)
+        if ends is None or bool((ends == steps).all()):
+            return self._serve(x, start, damping=damping)
+        order = torch.argsort(ends, descending=True, stable=True)
+        packing = Packing.by_length(ends, order, steps, x.device)
+        there, back = order.to(x.device), torch.argsort(order).to(x.device)
+        start = start.map(lambda part: part.index_select(1, there))
+        output, final = self._serve(packing.pack(x), start, packing.batch_sizes, damping=damping)
+        return packing.pad(output), final.map(lambda part: part.index_select(1, back))
 
     def _given(self, hx: Any, *, one: bool = False) -> State | None:
         """The caller's state as a State of batches; `one`: of a single sequence, without B."""
