@@ -15,12 +15,13 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from tests.laws.variants import VARIANTS, Variant
 from tests.tolerances import MEASURE, close
+from throughtime.cells import State
 from throughtime.errors import FlowError
 from throughtime.flow.sighting import Sighting
 from throughtime.flow.sweep import shift
 from throughtime.microscope import calls
 from throughtime.microscope.layers import LayerCatcher
-from throughtime.modules import Recurrent
+from throughtime.modules import LSTM, Recurrent
 
 T, B, I, H = 8, 3, 3, 4  # noqa: E741
 
@@ -74,6 +75,31 @@ def test_every_known_cell_in_layers_both_ways(variant: Variant) -> None:
         theirs = getattr(module, "weight_ih_" + seen.name.removeprefix("encoder.rnn.")).grad
         assert theirs.any()
         close(weight_gradient(seen), theirs, MEASURE)
+
+
+@pytest.mark.parametrize("lengths", [[3, 8, 5], [8, 8, 8], [8, 0, 2]], ids=str)
+def test_padded_sequences_of_a_net_of_ours(lengths: list[int]) -> None:
+    """`Recurrent.run`, as `tt.Net` calls it: what lies past a sequence's end is not of it, an empty one has no part."""
+    module = LSTM(I, H, 2, bidirectional=True, dropout=0.3, batch_first=True, dtype=torch.float64)
+    start = State(s=torch.randn(4, B, H).double(), h=torch.randn(4, B, H).double())
+
+    def step() -> None:
+        ends = torch.tensor(lengths)
+        output, final = module.run(torch.randn(T, B, I).double(), start, ends)
+        (output.square().sum() + output.sin().sum() + final.s.square().sum()).backward()
+
+    found = caught(module, step)
+    assert [int(seen.along.lengths.sum()) for seen in found] == [sum(lengths)] * 4
+    for seen in found:
+        theirs = getattr(module, "weight_ih_" + seen.name.removeprefix("encoder.rnn.")).grad
+        close(weight_gradient(seen), theirs, MEASURE)
+
+
+def test_clipping_on_the_way_back_is_told() -> None:
+    module = LSTM(I, H)
+    with pytest.raises(FlowError, match=r"encoder\.rnn could not be followed: its gradient is clipped at every step"):
+        caught(module, lambda: module.run(torch.randn(T, B, I), damping=0.1)[0].sum().backward())
+    assert module.weight_hh_l0.grad is not None
 
 
 # -- float32 and less

@@ -163,11 +163,16 @@ class Pick:
         chosen = _spread(lengths, most) if like is None else like.sequences.cpu()
         if isinstance(x, PackedSequence):
             places = chosen if x.unsorted_indices is None else x.unsorted_indices.cpu()[chosen]
-            starts = (x.batch_sizes.cumsum(0) - x.batch_sizes).unsqueeze(1)
-            there = torch.arange(T).unsqueeze(1) < lengths[chosen]
-            rows = torch.where(there, starts + places, 0).to(device)
+            rows = rows_of(x.batch_sizes, places, lengths[chosen]).to(device)
         alone = x.data.ndim == 2 and not isinstance(x, PackedSequence)
         return cls(chosen.to(device), lengths[chosen].to(device), T, B, rows, batch_first, alone)
+
+
+def rows_of(batch_sizes: Tensor, places: Tensor, lengths: Tensor) -> Tensor:
+    """Where each step (T, n) of the sequences that are packed at these places (n,) lies; 0 past its length."""
+    starts = (batch_sizes.cumsum(0) - batch_sizes).unsqueeze(1)
+    running = torch.arange(len(batch_sizes)).unsqueeze(1) < lengths
+    return torch.where(running, starts + places, 0)
 
 
 def _spread(lengths: Tensor, most: int | None) -> Tensor:
@@ -187,6 +192,7 @@ class Dropped:
     rate: float
     random: Tensor  # torch's random state before the call
     like: Tensor  # the shape and dtype of what one layer hands to the next; on "meta"
+    rows: Tensor | None  # as in Pick, of what one layer hands to the next
 
     def masks(self, pick: Pick, count: int) -> list[Tensor]:
         """The masks of so many layers, drawn again: (T, n, D·H) each, in float64; torch's random state stays."""
@@ -194,7 +200,7 @@ class Dropped:
         with torch.random.fork_rng(devices=()):
             torch.set_rng_state(self.random)
             drawn = [F.dropout(ones, self.rate) for _ in range(count)]
-        plain = replace(pick, batch_first=False, alone=False)  # inside the module time comes first
+        plain = replace(pick, rows=self.rows, batch_first=False, alone=False)  # inside the module time comes first
         return [plain.steps(mask) for mask in drawn]
 
 

@@ -13,9 +13,12 @@ from torch.utils.hooks import RemovableHandle
 from throughtime.cells.cell import State
 from throughtime.errors import FlowError
 from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import OUTPUT, Anatomy, Call, Dropped, Pick, Snapshot, chains
+from throughtime.microscope.calls import OUTPUT, Anatomy, Call, Dropped, Pick, Snapshot, chains, rows_of
 from throughtime.microscope.hooks import Hook
 from throughtime.microscope.replay import replay
+from throughtime.modules.recurrent import Padded
+
+Given = Tensor | PackedSequence | Padded
 
 
 class LayerCatcher:
@@ -114,7 +117,7 @@ class LayerCatcher:
         several = len(self._anatomy.cells) > 1
         return float(self._module.dropout) if several and self._module.training else 0.0  # type: ignore[arg-type]
 
-    def _dropped(self, x: Tensor | PackedSequence, output: Tensor) -> Dropped | None:
+    def _dropped(self, given: Given, output: Tensor, pick: Pick) -> Dropped | None:
         rate = self._dropout()
         if not rate or self._random is None:
             return None
@@ -123,11 +126,16 @@ class LayerCatcher:
                 "what was dropped between its layers cannot be known, as GPUs draw it in memory of their own; watch it "
                 "with dropout=0, or on the CPU."
             )
-        inside = output
-        if not isinstance(x, PackedSequence):
-            inside = output.unsqueeze(1) if output.ndim == 2 else output
-            inside = inside.transpose(0, 1) if self._module.batch_first and output.ndim == 3 else inside
-        return Dropped(rate, self._random, torch.empty(inside.shape, dtype=output.dtype, device="meta"))
+        inside = output.unsqueeze(1) if pick.alone else output.transpose(0, 1) if pick.batch_first else output
+        shape, rows = inside.shape, pick.rows
+        if isinstance(given, Padded) and given.lengths is not None:
+            lengths = given.lengths.detach().cpu()
+            if bool((lengths < pick.T).any()):  # they are packed on their way in, longest first
+                order = torch.argsort(lengths, descending=True, stable=True)
+                sizes = (lengths > torch.arange(int(lengths.max())).unsqueeze(-1)).sum(-1)
+                rows = rows_of(sizes, torch.argsort(order)[pick.sequences.cpu()], pick.lengths.cpu())
+                shape = torch.Size((int(sizes.sum()), output.shape[-1]))
+        return Dropped(rate, self._random, torch.empty(shape, dtype=output.dtype, device="meta"), rows)
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
         """Find out whether the call goes on from one that was caught; keep the random state."""
@@ -151,7 +159,7 @@ class LayerCatcher:
         aliases = {part: tensor.view_as(tensor) for part, tensor in start.items()}
         self._ahead = before, aliases
         order = self._anatomy.order
-        if order is None:
+        if order is None or isinstance(given, State):
             hx: Any = State(**aliases)
         else:
             hx = aliases[order[0]] if isinstance(given, Tensor) else tuple(aliases[part] for part in order)
@@ -159,7 +167,7 @@ class LayerCatcher:
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Any, Any]) -> None:
         """Keep the call, and wait for its gradients."""
-        x = args[0] if args else kwargs["input"]
+        given: Given = args[0] if args else kwargs["input"]
         output, final = out[0], self._anatomy.state(out[1])
         start = self._anatomy.state(args[1] if len(args) > 1 else kwargs.get("hx"))
         stacked = output.data if isinstance(output, PackedSequence) else output
@@ -168,7 +176,7 @@ class LayerCatcher:
             self._idle += 1
             return
         with torch.no_grad():
-            call = self._caught(x, stacked, start, final)
+            call = self._caught(given, stacked, start, final)
         self._calls.append(call)
         self._finals.append((call, final, [part._version for part in final.values()]))
         self._await(stacked, call, call.came, OUTPUT)
@@ -178,9 +186,14 @@ class LayerCatcher:
             for part, tensor in start.items():
                 self._await(tensor, call, call.returned, part)
 
-    def _caught(
-        self, x: Tensor | PackedSequence, output: Tensor, start: dict[str, Tensor], final: dict[str, Tensor]
-    ) -> Call:
+    def _caught(self, given: Given, output: Tensor, start: dict[str, Tensor], final: dict[str, Tensor]) -> Call:
+        padded = given if isinstance(given, Padded) else None
+        if padded is not None and padded.damping is not None:
+            raise FlowError(
+                "its gradient is clipped at every step on its way back, so that it is not the product of the steps' "
+                "derivatives; watch it without damping."
+            )
+        x = given.x if isinstance(given, Padded) else given
         last = self._calls[-1].weights if self._calls else None
         weights = Snapshot.of(self._anatomy.weights(self._module), last)
         before = None
@@ -189,7 +202,8 @@ class LayerCatcher:
             if all(start.get(part) is alias for part, alias in aliases.items()) and call.weights.same(weights):
                 before = call
         like = None if before is None else before.pick
-        pick = Pick.of(x, self._sequences, bool(self._module.batch_first), None, like)
+        batch_first = padded is None and bool(self._module.batch_first)
+        pick = Pick.of(x, self._sequences, batch_first, None if padded is None else padded.lengths, like)
         return Call(
             number=len(self._calls) + 1,
             pick=pick,
@@ -199,7 +213,7 @@ class LayerCatcher:
             final={part: pick.states(tensor) for part, tensor in final.items()},
             weights=weights,
             dtype=_computed_in(output),
-            dropped=self._dropped(x, output),
+            dropped=self._dropped(given, output, pick),
             goes_on=before is None and any(part.requires_grad for part in start.values()),
             after=before,
         )
