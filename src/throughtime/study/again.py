@@ -59,7 +59,7 @@ def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measur
     return gathered(
         f"{origin.title}, measured again",
         asked,
-        model=f"{', '.join(trial.choice.label for trial in begun)} of {path}, best weights, in evaluation mode",
+        model=f"{path}, best weights, in evaluation mode",
         data=f"{batch.size} of {len(dataset.valid)} held-out sequences of {card.name}, up to "
         f"{int(batch.lengths.max())} {card.step}s",
         card=card,

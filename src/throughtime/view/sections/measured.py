@@ -23,8 +23,11 @@ def section(subject: Subject, measurement: Measurement) -> Section:
     if measurement.command:
         body.append(tag("pre", tag("code", measurement.command), class_="command", tabindex=0))
     body += [tag("div", _layers(subject), class_="scroll"), _where(measurement)]
-    if measurement.notes:
-        body += [tag("h3", "How the model was called"), tag("ul", (tag("li", n) for n in measurement.notes))]
+    notes = list(measurement.notes)
+    if any(flow.layer.partition(" ")[0].endswith("_reverse") for flow in measurement.flows):
+        notes.append("A layer that reads backwards (…_reverse) counts its steps as it reads: 0 is a sequence's last.")
+    if notes:
+        body += [tag("h3", "How the model was called"), tag("ul", (tag("li", n) for n in notes))]
     if measurement.card is not None and measurement.card.notes:
         body += [
             tag("h3", "What happened to the data on the way in"),

@@ -37,8 +37,11 @@ def judge(strand: Strand, data: DataCard | None) -> Judgement:
             whole = lags.longest() >= strand.now.T - 1
             far = "Over the whole sequence" if whole else "As far as was measured"
             return Judgement("yes" if whole else "open", f"{far}: {words.some(lags.longest(), 'step')}.")
-        there = None if strand.found else _room(data)
-        room = there or f"{words.count(strand.now.T)} were looked at"
+        if strand.found:
+            there = words.some(strand.now.T - 1, "step")
+            said = f"{words.count(reached)} of the {there} there are; how many the task needs is not known."
+            return Judgement("open", said)
+        room = _room(data) or f"{words.count(strand.now.T)} were looked at"
         return Judgement("open", f"{words.some(reached, 'step')}; {room}; how many the task needs is not known.")
     if reached >= need:
         return Judgement("yes", f"Enough: the task needs {words.some(need, 'step')}.")
@@ -95,14 +98,14 @@ def section(subject: Subject) -> Section:
             tag("span", words.horizon(strand.now.lags), class_="big"),
             words.half_life(strand.now.lags),
             strand.now.cell if strand.found else untrained,
-            words.some(strand.now.T, "step") if strand.found else _score(subject, strand),
+            words.count(strand.now.T) if strand.found else _score(subject, strand),
             tag("span", judgement.says, class_=f"judged {judgement.enough}"),
         ]
         rows.append(row)
         bars += _bars(strand)
     heads = ("Cell", "Horizon, steps", "Half-life, steps", "Horizon untrained", "Held-out score", "Is that enough?")
     if subject.measurement is not None:
-        heads = ("Layer", "Horizon, steps", "Half-life, steps", "Cell", "Ran", "Is that enough?")
+        heads = ("Layer", "Horizon, steps", "Half-life, steps", "Cell", "Steps", "Is that enough?")
     need = subject.data.lag if subject.data else None
     chart = Bars(
         title="How many steps back 1% of the gradient still reaches",
