@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from throughtime.microscope.layers import LayerCatcher
 from throughtime.modules import GRU, LSTM, RNN, Recurrent
 
-T, B, I, H = 9, 5, 3, 4  # noqa: E741
-LENGTHS = torch.tensor([4, 9, 1, 7, 2])
+T, B, I, H = 5, 4, 3, 4  # noqa: E741
+LENGTHS = torch.tensor([4, 5, 1, 2])
 
 MODULES: dict[str, Any] = {
     "LSTM": lambda **more: nn.LSTM(I, H, **more),
@@ -27,8 +27,10 @@ MODULES: dict[str, Any] = {
     "our RNN": lambda **more: RNN(I, H, nonlinearity="sigmoid", **more),
     "any cell": lambda **more: Recurrent("lstm-fgr", I, H, **more),
 }
-PLAIN: dict[str, Any] = {}
-STACKED = {"num_layers": 2, "dropout": 0.3, "bidirectional": True}
+LAYERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "stacked": {"num_layers": 2, "dropout": 0.3, "bidirectional": True},
+}
 HOW = ["one call", "packed", "hand on", "detached", "batch first", "alone", "twice", "accumulated"]
 
 
@@ -91,11 +93,13 @@ def train(module: nn.Module, how: str, catcher: LayerCatcher | None) -> list[Ten
     return seen
 
 
-@pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("options", [PLAIN, STACKED], ids=["plain", "stacked"])
-@pytest.mark.parametrize("kind", MODULES)
-def test_nothing_changes(kind: str, options: dict[str, Any], how: str) -> None:
-    module = MODULES[kind](**options, batch_first=how == "batch first")
+CASES = [(kind, "plain", how) for kind in MODULES for how in ("one call", "hand on", "accumulated")]
+CASES += [(kind, "stacked", how) for kind in MODULES for how in HOW]
+
+
+@pytest.mark.parametrize(("kind", "layers", "how"), CASES)
+def test_nothing_changes(kind: str, layers: str, how: str) -> None:
+    module = MODULES[kind](**LAYERS[layers], batch_first=how == "batch first")
     twin = copy.deepcopy(module)
     theirs = train(module, how, None)
     ours = train(twin, how, LayerCatcher("rnn", twin, 2))
