@@ -160,14 +160,23 @@ def test_each_sequence_from_its_own_end() -> None:
 
 
 def test_what_is_limited_is_said(monkeypatch) -> None:
-    monkeypatch.setattr(sys.modules["throughtime.flow.singular"], "_WORK", 1e5)
+    monkeypatch.setattr(sys.modules["throughtime.flow.singular"], "_WORK", 2e5)
     record, notes = singular_of(seen(tt.cells.make("gru", 3, 8), torch.randn(200, 3, 3)))
     assert record is not None
     assert record.sequences == 1
     assert record.lags[-1] < 199
     assert "1 of 3 sequences" in notes[0]
     assert "not to the start" in notes[1]
+    module = tt.cells.make("gru", 3, 8).double()
+    x = torch.randn(200, 1, 3, dtype=torch.float64)
+    record, _ = singular_of(seen(module, x))  # of the last steps alone, from the state they start with
+    assert record is not None
+    lag = int(record.lags[-1])
+    near(record.log10_values[-1], tt.flow.singular(module, x, 199, 199 - lag).log10_values[0], MEASURE)
     assert singular_of(seen(tt.cells.make("gru", 3, 8), torch.randn(1, 3, 3)))[0] is None
+    none, notes = singular_of(seen(tt.cells.make("gru", 3, 80), torch.randn(3, 1, 3)))
+    assert none is None
+    assert "80 numbers" in notes[0]
 
 
 def test_steps_that_are_not_there() -> None:

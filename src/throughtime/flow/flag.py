@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from throughtime.cells.cell import State
 from throughtime.errors import FlowError
 from throughtime.flow.linearise import linearise
 from throughtime.flow.sweep import window
@@ -32,18 +33,25 @@ _FAR = EPS ** (1 / 3)  # columns may lean together so far between two factorings
 _LOST = 1e-12  # a column of which this share is new to those before it is one of them, but for rounding
 
 
-def in_double(along: Trajectory, steps: int | None = None, which: Sequence[int] | None = None) -> Trajectory:
-    """The same run in float64, or its first `steps` and some of its sequences; itself if that is what it is."""
-    if along.x.dtype == torch.float64 and steps is None and which is None:
+def in_double(
+    along: Trajectory, start: int = 0, stop: int | None = None, which: Sequence[int] | None = None
+) -> Trajectory:
+    """The same run in float64, or its steps start..stop and some of its sequences; itself if that is what it is."""
+    whole = start == 0 and stop is None and which is None
+    if whole and along.x.dtype == torch.float64:
         return along
     some = list(range(along.B)) if which is None else list(which)
-    steps = along.T if steps is None else steps
-    cell = along.cell if along.x.dtype == torch.float64 else copy.deepcopy(along.cell).double()
+    steps = slice(start, along.T if stop is None else stop)
+    first = (
+        along.run.initial
+        if start == 0
+        else State(**{part: along.run.states[part][start - 1] for part in along.cell.parts})
+    )
     return follow(
-        cell,
-        along.x[:steps, some].double(),
-        along.run.initial.map(lambda part: part[some].double()),
-        lengths=along.lengths[some].clamp(max=steps),
+        along.cell if along.x.dtype == torch.float64 else copy.deepcopy(along.cell).double(),
+        along.x[steps, some].double(),
+        first.map(lambda part: part[some].double()),
+        lengths=(along.lengths[some].clamp(max=steps.stop) - start),
         parameters={name: p.double() for name, p in along.parameters.items()},
     )
 

@@ -15,7 +15,8 @@ from throughtime.errors import FlowError
 _EPS = torch.finfo(torch.float64).eps
 _OUTRIGHT = math.log(1e4)  # rows that differ by less are decomposed by LAPACK, which is exact for the largest
 _ROUNDS = 60  # for each row, at most
-_TURNS = 6  # QR steps before, which cost next to nothing
+_FEW = 1e-9  # cosines under which a handful of rounds are enough
+_TURNS = 16  # pairs of QR steps before, at most; one costs what a few rounds do
 
 
 def graded_svd(logs: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,6 +38,8 @@ def graded_svd(logs: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         scale, unit, first = _turned(scale, unit)
         scale, unit, second = _turned(scale, unit)
         left, right = left @ second, first if right is None else right @ first
+        if float(_cosines(unit).max()) <= _FEW:
+            break
     assert right is not None
     L, found, V = _jacobi(scale, unit)
     return left @ L, found, right @ V
@@ -73,9 +76,7 @@ def _jacobi(scale: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     turned = torch.eye(m, dtype=unit.dtype, device=unit.device).repeat(B, 1, 1)
     place = torch.arange(m, device=unit.device)
     for _ in range(_ROUNDS * m):
-        off = (unit @ unit.mT).abs()
-        off.diagonal(dim1=-2, dim2=-1).zero_()
-        worst, other = off.max(-1)
+        worst, other = _cosines(unit).max(-1)
         if float(worst.max()) <= m * _EPS:
             break
         mutual = (other.gather(1, other) == place) & (place < other) & (worst > _EPS)
@@ -86,6 +87,13 @@ def _jacobi(scale: Tensor, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     order = torch.argsort(scale, dim=1, descending=True, stable=True)
     unit, turned = (each.take_along_dim(order.unsqueeze(-1), 1) for each in (unit, turned))
     return turned.mT, scale.take_along_dim(order, 1), unit.mT
+
+
+def _cosines(unit: Tensor) -> Tensor:
+    """Of the angles between rows, (B, m, m) without signs; 0 for a row and itself."""
+    cosines = (unit @ unit.mT).abs_()
+    cosines.diagonal(dim1=-2, dim2=-1).zero_()
+    return cosines
 
 
 def _rotate(scale: Tensor, unit: Tensor, turned: Tensor, b: Tensor, i: Tensor, j: Tensor) -> None:

@@ -105,7 +105,7 @@ def lyapunov_of(seen: Sighting) -> tuple[LyapunovRecord | None, tuple[str, ...]]
         notes.append(f"Of {S} Lyapunov exponents the {k} largest were taken.")
     if steps < T:
         notes.append(f"Lyapunov exponents were taken along the first {steps} of {T} steps.")
-    return _record(in_double(along, steps, which), k, None, None, began), tuple(notes)
+    return _record(in_double(along, stop=steps, which=which), k, None, None, began), tuple(notes)
 
 
 def _record(

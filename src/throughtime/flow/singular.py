@@ -113,10 +113,9 @@ class Product:
         d = T.diagonal(dim1=-2, dim2=-1).abs()
         there = (d > 0) & torch.isfinite(self.logs[:, : T.shape[1]])
         onto = torch.where(there, self.logs[:, : T.shape[1]] + d.log(), -torch.inf)
-        factor = torch.where(
-            (T != 0) & there.unsqueeze(-1), T.abs().log() + self.logs.unsqueeze(1) - onto.unsqueeze(-1), -torch.inf
-        )
-        self.U = (T.sign() * factor.exp()) @ self.U
+        # Columns stand in falling order, or the product has settled: what is over e^700 belongs to a 0 of T.
+        beside = (self.logs.unsqueeze(1) - onto.unsqueeze(-1)).nan_to_num_(0.0).clamp_(max=700.0).exp_()
+        self.U = beside.mul_(T).mul_(there.unsqueeze(-1)) @ self.U
         self.logs = onto
 
     def whole(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,6 +149,8 @@ def singular_of(seen: Sighting) -> tuple[SingularRecord | None, tuple[str, ...]]
     if longest < 1:
         return None, ("Singular values were not taken: there is one step only.",)
     settle, step = _SETTLE * S**3, 3 * S**3
+    if settle > _WORK:
+        return None, (f"Singular values were not taken: with {S} numbers in the state they take too long here.",)
     count = int(max(1, min(along.B, _MANY, (_WORK - _LAGS * _BASE) // (_LAGS * settle + longest * step))))
     reach = int(max(1, min(longest, _WORK // (count * step))))
     lags = int(max(4, min(_LAGS, (_WORK - count * reach * step) // (count * settle + _BASE))))
@@ -159,12 +160,13 @@ def singular_of(seen: Sighting) -> tuple[SingularRecord | None, tuple[str, ...]]
     first: tuple[Tensor, Tensor] | None = None
     for length in sorted(set(along.lengths[which].tolist()), reverse=True):
         places = (along.lengths[which] == length).nonzero()[:, 0]
-        some = in_double(along, length, which[places].tolist())
+        start = max(0, length - 1 - reach)
+        some = in_double(along, start, length, which[places].tolist())
         product, apply, done = Product(some.B, some.x, S), Steps(some, back=True), 0
         for at, lag in enumerate(asked):
             if lag >= length:
                 break
-            product.through(apply, range(length - 1 - done, length - 1 - lag, -1))
+            product.through(apply, range(some.T - 1 - done, some.T - 1 - lag, -1))
             logs, right, left = product.whole()
             values[at][:, places.cpu().numpy()] = (logs / math.log(10)).T.cpu().numpy()
             done = lag
