@@ -89,3 +89,17 @@ class Apart(Cell):
 
     def step(self, u, read, W):
         return State(m=read.keep + u["in"], h=0.25 * read.fade + 1e-3 * read.once), Gates()
+
+
+class Fickle(Cell):
+    """Counts its steps, and mixes its units once it has made six of them."""
+
+    reads = {"carousel": "h"}  # noqa: RUF012
+    inputs = ("in",)
+    recurrent = ()
+    calls = 0
+
+    def step(self, u, read, W):
+        type(self).calls += 1
+        old = read.carousel if self.calls <= 6 else read.carousel.roll(1, dims=-1)
+        return State(h=torch.tanh(u["in"] + old)), Gates()

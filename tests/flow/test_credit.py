@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import numpy as np
@@ -128,6 +129,25 @@ def test_node_equals_matrices_in_a_cell_that_mixes() -> None:
         assert np.allclose(10 ** found[t, : t + 1], expected, rtol=MEASURE[DOUBLE])
 
 
+def test_many_rows_long_sequences_and_large_states_are_measured_alike(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows by the matrices of their sequence, and steps and norms in stretches, as sizes ask for them."""
+    x, state = sequence(cell)
+    delta = random_delta(cell, x)
+    expected = tt.flow.credit(cell, x, delta, state=state)
+    monkeypatch.setattr("throughtime.flow.diagonals._MAKING", -1000)
+    for name in ("diagonals._CACHED", "diagonals._MADE", "unitwise._HELD", "credit._TAKEN"):
+        monkeypatch.setattr(
+            importlib.import_module(f"throughtime.flow.{name.partition('.')[0]}"), name.partition(".")[2], 40
+        )
+    found = tt.flow.credit(cell, x, delta, state=state)
+    near(found.log10_pairs, expected.log10_pairs)
+    near(found.log10_adjoint, expected.log10_adjoint)
+    for part in cell.parts:
+        near(found.log10_parts[part], expected.log10_parts[part])
+
+
 # -- far back
 
 
@@ -161,6 +181,16 @@ def test_the_adjoint_adds_what_differs_by_hundreds_of_orders() -> None:
     near(faint, np.log10((1 - 0.25**left) / 0.75))
     loud = tt.flow.credit(scalar(10.0), x, delta, sources=[0], most_lag=0).log10_adjoint[:, 0]
     near(loud, left + np.log10((1 - 10.0**-left) / 9))
+
+
+@pytest.mark.parametrize("measure", [tt.flow.adjoint, tt.flow.credit])
+def test_a_step_out_of_the_dtypes_range_is_said(measure) -> None:
+    cell = tt.cells.make("elman", 1, 8, nonlinearity="identity", bias=False)
+    torch.nn.init.constant_(cell.weight_hh, 3e38)
+    delta = torch.zeros(3, 1, 8)
+    delta[-1] = 1.0
+    with pytest.raises(FlowError, match=r"at step 1: one step took it beyond the range of torch\.float32"):
+        measure(cell, torch.zeros(3, 1, 1), delta)
 
 
 def test_a_true_zero_is_told_from_an_underflow() -> None:

@@ -7,7 +7,7 @@ import torch
 
 import throughtime as tt
 from tests.flow.oracles import from_step, matrix, walk
-from tests.flow.own import Handwritten, HearsItself, HearsOthers, Mixing, Noisy
+from tests.flow.own import Fickle, Handwritten, HearsItself, HearsOthers, Mixing, Noisy
 from tests.laws.variants import VARIANTS, sequence
 from tests.tolerances import close, near
 from throughtime.cells import Cell, Read
@@ -110,6 +110,19 @@ def test_a_long_sequence_is_linearised_in_stretches(monkeypatch: pytest.MonkeyPa
     x, state = sequence(cell, steps=9)
     start, states = from_step(cell, x, state, 1)
     close(tt.flow.transport(cell, x, 8, 1, state), matrix(cell, states[7], start))
+
+
+def test_a_step_that_goes_another_way_later_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its diagonals are made for one stretch of steps after another, so it must be the same step in each."""
+    monkeypatch.setattr("throughtime.flow.unitwise._HELD", 1)
+
+    class Counts(Fickle):
+        calls = 0
+
+    cell = Counts(3, 3, dtype=torch.float64)
+    x, state = sequence(cell)
+    with pytest.raises(FlowError, match="goes another way at step 1 than at the first"):
+        tt.flow.jacobians(cell, x, state)
 
 
 def test_a_module_stands_for_its_cell() -> None:

@@ -45,8 +45,13 @@ def split(rows: Tensor, dims: tuple[int, ...] = (0, -1)) -> tuple[Tensor, Tensor
 
 def shift(rows: Tensor, exponents: Tensor) -> Tensor:
     """Rows times 2**exponents, exactly; in two halves, as the power alone need not be a number of this dtype."""
+    first, second = _halves(exponents, rows.dtype)
+    return rows * first * second
+
+
+def _halves(exponents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     half = torch.div(exponents, 2, rounding_mode="floor")
-    return rows * _power(half, rows.dtype) * _power(exponents - half, rows.dtype)
+    return _power(half, dtype), _power(exponents - half, dtype)
 
 
 def _power(exponents: Tensor, dtype: torch.dtype) -> Tensor:
@@ -165,8 +170,9 @@ class _Flight:
         if bool((alive & ~((largest >= 1 / self._most) & (largest <= self._most))).any()):
             if bool(torch.isfinite(largest).all()):
                 powers = torch.frexp(largest).exponent
-                rows.copy_(shift(rows, -powers.unsqueeze(-1)))
-                norms.copy_(shift(norms, -powers))
+                for half in _halves(-powers, rows.dtype):
+                    rows.mul_(half.unsqueeze(-1))
+                    norms.mul_(half)
             else:  # their squares may be what is not
                 scaled, powers = split(rows)
                 rows.copy_(scaled)
