@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import math
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +84,25 @@ def test_a_model_that_is_copied_or_saved_meanwhile_takes_nobody_along() -> None:
             step(model)
         assert flow.step == 2
         assert flow.left_out == ()
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.GRUCell, tt.LSTM])
+def test_evaluation_that_forgot_no_grad_keeps_nothing_alive(kind: Any) -> None:
+    class Token:
+        pass
+
+    model = Short(kind)
+    with tt.watch(model, every=1) as flow:
+        tokens = []
+        for _ in range(3):
+            token, output = Token(), model(batch())
+            output.grad_fn.next_functions[1][0].metadata["held"] = token  # dies with the operation
+            tokens.append(weakref.ref(token))
+            del token, output
+        gc.collect()
+        assert [token() for token in tokens] == [None] * 3
+        step(model)
+    assert (flow.step, len(flow.history), flow.record.T) == (1, 1, 6)
 
 
 def test_two_watches_on_one_model() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
@@ -39,9 +41,11 @@ class LayerCatcher:
         self._forget()
 
     def _forget(self) -> None:
-        self._calls: list[Call] = []
-        self._finals: list[tuple[Call, dict[str, Tensor], list[int]]] = []  # as the module gave them, their versions
+        self._calls: list[ref[Call]] = []  # a call whose graph is gone without a gradient goes with it,
+        self._kept: list[Call] = []  # one that a gradient came back to stays
+        self._finals: list[tuple[ref[Call], dict[str, _Mark]]] = []  # where the module put them
         self._ahead: tuple[Call, dict[str, Tensor]] | None = None  # the call that one goes on from, the aliases
+        self._weights: Snapshot | None = None  # of the last call
         self._idle = 0  # calls that no gradient can come back to
         self._random: Tensor | None = None
         self._trouble: Exception | None = None
@@ -66,7 +70,10 @@ class LayerCatcher:
     @property
     def answered(self) -> bool:
         """Whether a gradient has come back to a call that was caught."""
-        return any(call.answered for call in self._calls)
+        return bool(self._kept)
+
+    def _alive(self) -> list[Call]:
+        return [call for its in self._calls if (call := its()) is not None]
 
     def sightings(self) -> tuple[Sighting, ...]:
         """See Catcher."""
@@ -80,7 +87,7 @@ class LayerCatcher:
                 "does not depend on what it put out."
             )
         found: list[Sighting] = []
-        for chain in chains(self._calls):
+        for chain in chains(self._alive()):
             if any(call.answered for call in chain):
                 first = chain[0].number
                 found += replay(self.name, f" (call {first})" if first > 1 else "", self._anatomy, chain)
@@ -153,8 +160,9 @@ class LayerCatcher:
         """
         given = args[1] if len(args) > 1 else kwargs.get("hx")
         start = self._anatomy.state(given)
-        before = next((call for call, final, versions in self._finals if _handed_on(final, versions, start)), None)
-        if before is None or any(call.after is before for call in self._calls):
+        its = next((call for call, final in self._finals if _handed_on(final, start)), None)
+        before = None if its is None else its()
+        if before is None or any(call.after is before for call in self._alive()):
             return None
         aliases = {part: tensor.view_as(tensor) for part, tensor in start.items()}
         self._ahead = before, aliases
@@ -177,8 +185,9 @@ class LayerCatcher:
             return
         with torch.no_grad():
             call = self._caught(given, stacked, start, final)
-        self._calls.append(call)
-        self._finals.append((call, final, [part._version for part in final.values()]))
+        self._ahead = None
+        self._calls.append(ref(call))
+        self._finals.append((ref(call), {part: _Mark.of(tensor) for part, tensor in final.items()}))
         self._await(stacked, call, call.came, OUTPUT)
         for part, tensor in final.items():
             self._await(tensor, call, call.came, part)
@@ -194,8 +203,7 @@ class LayerCatcher:
                 "derivatives; watch it without damping."
             )
         x = given.x if isinstance(given, Padded) else given
-        last = self._calls[-1].weights if self._calls else None
-        weights = Snapshot.of(self._anatomy.weights(self._module), last)
+        self._weights = weights = Snapshot.of(self._anatomy.weights(self._module), self._weights)
         before = None
         if self._ahead is not None:
             call, aliases = self._ahead
@@ -221,6 +229,7 @@ class LayerCatcher:
     def _await(self, tensor: Tensor, call: Call, into: dict[str, Tensor], name: str) -> None:
         """Keep the gradient that goes on from `tensor` into what made it, after anybody's hooks on the tensor."""
         node, place = tensor.grad_fn, tensor.output_nr
+        kept = self._kept  # of this time that it is open
 
         def came(gradients: tuple[Tensor | None, ...]) -> None:
             gradient = gradients[place]
@@ -230,19 +239,35 @@ class LayerCatcher:
                 its = call.pick.steps(gradient) if name == OUTPUT else call.pick.states(gradient)
                 into[name] = into[name] + its if name in into else its  # there may be several backward passes
                 call.changed = call.changed or not call.weights.stands()
-            call.answered = True
+            if not call.answered:
+                call.answered = True
+                kept.append(call)
 
         if node is not None:
             self._handles.append(node.register_prehook(Hook(self._safely(came))))
 
 
-def _handed_on(final: dict[str, Tensor], versions: list[int], start: dict[str, Tensor]) -> bool:
+class _Mark(NamedTuple):
+    """Where a tensor lies, and what is there: known without keeping it, or the graph that made it, alive."""
+
+    storage: StorageWeakRef
+    place: tuple[int, torch.Size, tuple[int, ...], int]  # address, shape, strides, version
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Mark:
+        place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor._version
+        return cls(StorageWeakRef(tensor.untyped_storage()), place)  # type: ignore[no-untyped-call]
+
+    def same(self, other: _Mark) -> bool:
+        """Whether the other is the same memory, and it was not let go, nor written to, in between."""
+        there = not self.storage.expired()  # type: ignore[no-untyped-call]
+        return there and self.storage == other.storage and self.place == other.place
+
+
+def _handed_on(final: dict[str, _Mark], start: dict[str, Tensor]) -> bool:
     """Whether a call starts from these final states, unchanged, or views of all of them, with the gradient."""
     return final.keys() == start.keys() and all(
-        given.requires_grad
-        and given._version == version
-        and (given.data_ptr(), given.shape, given.stride()) == (there.data_ptr(), there.shape, there.stride())
-        for given, there, version in zip((start[part] for part in final), final.values(), versions, strict=True)
+        given.requires_grad and final[part].same(_Mark.of(given)) for part, given in start.items()
     )
 
 
