@@ -61,7 +61,7 @@ def gates_along(along: Trajectory) -> dict[str, GateStats]:
             mean=_by_step(values, running),
             low=_by_step(values < shut, running),
             high=_by_step(values > 0.9, running),
-            unit_mean=values[running].double().mean(0).cpu().numpy(),
+            unit_mean=_counted(values, running).double().mean(0).cpu().numpy(),
         )
     return found
 
@@ -73,7 +73,7 @@ def saturation_along(along: Trajectory) -> dict[str, float]:
     for name, values in along.run.gates.items():
         low, high = limits[name]
         if -1.0 <= low < high <= 1.0:
-            share = (values[running].double() - low) / (high - low)
+            share = (_counted(values, running).double() - low) / (high - low)
             # Between its limits σ has the slope s(1 − s), and tanh that of a stretched σ: 4s(1 − s) of the steepest.
             found[name] = float((4 * share * (1 - share) < _FLAT).double().mean())
     if cell.steepest is not None:
@@ -85,6 +85,11 @@ def saturation_along(along: Trajectory) -> dict[str, float]:
             flat = (slopes.abs() < _FLAT * cell.steepest)[running.flatten()]
             found[cell.parts[-1]] = float(flat.double().mean())
     return found
+
+
+def _counted(values: Tensor, running: Tensor) -> Tensor:
+    """What (T, B, H) holds of steps before each sequence's end, (·, H)."""
+    return values.flatten(0, 1) if bool(running.all()) else values[running]
 
 
 def _by_step(values: Tensor, running: Tensor) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

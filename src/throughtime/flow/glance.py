@@ -24,7 +24,7 @@ from throughtime.flow.tangent import Tangent
 from throughtime.records import CreditRecord
 
 _HELD = 1 << 20  # numbers in the buffer: 8 MiB in float64
-_UNSEEN = 4  # steps that rows go on before somebody looks whether they are about to leave the dtype's range
+_UNSEEN = 8  # steps that rows go on before somebody looks whether they are about to leave the dtype's range
 
 
 def glance(
@@ -130,7 +130,8 @@ class _Sweep:
                     first = min(first, int(r.min()))
                 if k % _UNSEEN == 0 or k in begin:
                     self._look(rows, k)
-                self.powers[k] = self._power
+                if self._scaled:
+                    self.powers[k] = self._power
                 last = rows
             self._measure(start, stop)
             last = self._buffer[0].clone()
