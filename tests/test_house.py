@@ -33,6 +33,7 @@ FLOORS = (
     ("view",),
     ("lab",),
     ("study",),
+    ("inspection",),
     ("cli",),
     ("__main__",),
 )

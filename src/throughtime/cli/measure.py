@@ -92,14 +92,14 @@ def run(
     """
     folder = Path(model)
     file, name = ("", "") if folder.is_dir() else _parsed(model)
+    from throughtime.inspection.folder import check_free, keep
     from throughtime.study.folder import fresh
-    from throughtime.study.measured import check_free, keep
 
     place = out or fresh(f"measure-{(Path(file).stem if file else folder.resolve().name)}")
     check_free(place, overwrite=overwrite)
 
-    from throughtime.study.again import measure_again
-    from throughtime.study.measure import Asked, measure
+    from throughtime.inspection.measure import Asked, measure
+    from throughtime.inspection.runs import measure_again
 
     command = shlex.join(["throughtime", *sys.argv[1:]])
     asked = Asked(data, given(reading), batch, seed, device, tuple(layer or ()), time_first, derivative.value, command)

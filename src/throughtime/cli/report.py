@@ -16,7 +16,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at --out.")] = False,
 ) -> None:
     """Draw the report of the study or measurement in FOLDER again, from its records alone."""
-    from throughtime.study.measured import read_records
+    from throughtime.inspection.folder import read_records
     from throughtime.view import report
 
     path = folder / "report.html" if out is None else out

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from throughtime.errors import FlowError, InputError
+from throughtime.inspection import calling, specimen
+from throughtime.inspection.factory import Loss, Made, check, load, place, seeded, short, theirs
+from throughtime.inspection.specimen import SEQUENCES, Batches, Specimen
+from throughtime.inspection.witness import witness
 from throughtime.microscope.watcher import Watch, watch
 from throughtime.records import DataCard, FlowRecord, Measurement
-from throughtime.study import calling, specimen, surroundings
-from throughtime.study.factory import Loss, Made, check, load, place, seeded, short, theirs
-from throughtime.study.specimen import SEQUENCES, Batches, Specimen
-from throughtime.study.witness import witness
+from throughtime.study import surroundings
 
 LOOKED_AT = 8  # sequences of the batch whose gradient is followed through time
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.nn.modules.loss import _Loss
 
 from throughtime.errors import InputError
-from throughtime.study.factory import Loss, short
-from throughtime.study.specimen import UNCOUNTED, Specimen
+from throughtime.inspection.factory import Loss, short
+from throughtime.inspection.specimen import UNCOUNTED, Specimen
 
 _WRAPPERS = ("_orig_mod", "module")  # where torch.compile and DistributedDataParallel keep the model
 

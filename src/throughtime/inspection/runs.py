@@ -13,14 +13,14 @@ from throughtime import history
 from throughtime.data.dataset import Batch, Dataset
 from throughtime.errors import InputError
 from throughtime.flow.probe import probe
+from throughtime.inspection.measure import LOOKED_AT, Asked, Say, chosen, gathered
+from throughtime.inspection.specimen import spread
 from throughtime.models import Net
 from throughtime.records import FlowRecord, Measurement
 from throughtime.study.eyes import readable
 from throughtime.study.folder import Folder, Origin
-from throughtime.study.measure import LOOKED_AT, Asked, Say, chosen, gathered
 from throughtime.study.plan import Trial
 from throughtime.study.run import reopen
-from throughtime.study.specimen import spread
 
 
 def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measurement:

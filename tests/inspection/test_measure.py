@@ -17,12 +17,13 @@ from torch import nn
 import throughtime as tt
 from tests.tolerances import IDENTITY, close
 from throughtime.errors import InputError
+from throughtime.inspection import calling
+from throughtime.inspection import folder as kept
+from throughtime.inspection.factory import Factory, load, seeded
+from throughtime.inspection.measure import Asked, measure
+from throughtime.inspection.specimen import SEQUENCES, Specimen, from_arrays, held_out
+from throughtime.inspection.witness import witness
 from throughtime.records import Measurement
-from throughtime.study import calling, measured
-from throughtime.study.factory import Factory, load, seeded
-from throughtime.study.measure import Asked, measure
-from throughtime.study.specimen import SEQUENCES, Specimen, from_arrays, held_out
-from throughtime.study.witness import witness
 
 B, T = 4, 6
 
@@ -433,23 +434,23 @@ def test_a_measurement_says_how_it_was_taken(whole):
 
 def test_a_measurement_is_kept_whole_and_read_back(whole, monkeypatch):
     measurement, folder = whole
-    measured.keep(measurement, folder / "m")
-    again = measured.read_records(folder / "m")
+    kept.keep(measurement, folder / "m")
+    again = kept.read_records(folder / "m")
     assert isinstance(again, Measurement)
     assert replace(again, flows=(), card=None) == replace(measurement, flows=(), card=None)
     assert np.array_equal(again.flows[0].adjoint, measurement.flows[0].adjoint)
     assert math.isnan(again.card.baseline)
     with pytest.raises(InputError, match="exists already"):
-        measured.keep(measurement, folder / "m")
+        kept.keep(measurement, folder / "m")
 
     def fails(*_, **__):
         raise InputError("the disk is full")
 
-    monkeypatch.setattr(measured, "report", fails)
+    monkeypatch.setattr(kept, "report", fails)
     before = (folder / "m" / "report.html").read_bytes()
     for place in ("n", "m"):
         with pytest.raises(InputError, match="the disk is full"):
-            measured.keep(measurement, folder / place, overwrite=True)
+            kept.keep(measurement, folder / place, overwrite=True)
     assert not (folder / "n").exists()
     assert (folder / "m" / "report.html").read_bytes() == before
     assert not list(folder.glob(".*"))
@@ -457,7 +458,7 @@ def test_a_measurement_is_kept_whole_and_read_back(whole, monkeypatch):
 
 def test_a_damaged_measurement_says_so(whole):
     measurement, folder = whole
-    measured.keep(measurement, folder / "m")
+    kept.keep(measurement, folder / "m")
     facts = folder / "m" / "measurement.json"
     for text, told in (
         ("{", "cannot be read"),
@@ -466,10 +467,10 @@ def test_a_damaged_measurement_says_so(whole):
     ):
         facts.write_text(text)
         with pytest.raises(InputError, match=told):
-            measured.read_records(folder / "m")
+            kept.read_records(folder / "m")
     facts.unlink()
     with pytest.raises(InputError, match="study"):
-        measured.read_records(folder / "m")
+        kept.read_records(folder / "m")
 
 
 def test_each_layer_is_judged_for_itself_and_nothing_is_to_be_typed(whole):
