@@ -89,16 +89,16 @@ def gather(tangent: Tangent, delta: Tensor) -> Adjoint:
     exponents = torch.zeros(T, B, dtype=torch.float64, device=delta.device)
     fresh = delta.any(-1).any(-1).any(0).tolist()
     power, scaled, most = exponents[0].clone(), False, window(delta.dtype)
+    row = rows[:, T - 1 :]
     with torch.no_grad():
         for k in reversed(range(T)):
-            row = rows[:, k : k + 1]
             if k + 1 < T:
-                tangent.pull(rows[:, k + 1 : k + 2], k + 1, out=row)
+                row = tangent.pull(row, k + 1, out=rows[:, k : k + 1])
             if fresh[k] and scaled:
                 total, power = _add(row, power, delta[:, k])
                 row.copy_(total)
             elif fresh[k]:
-                row[:, 0] += delta[:, k]
+                row.add_(delta[:, k : k + 1])
             low, high = torch.aminmax(torch.linalg.vector_norm(row, dim=(0, 1, -1)))
             if not (float(low) >= 1 / most and float(high) <= most) and _leaves(row):
                 check_finite(row, k)

@@ -68,7 +68,7 @@ class _Group:
         if isinstance(at, int) and self._pays(len(v)):
             for some in self._some():
                 for source, J in zip(self.sources, self._matrices(at, some), strict=True):
-                    totals[source][:, some] += torch.bmm(v[:, some].transpose(0, 1), J.mT).transpose(0, 1)
+                    totals[source][:, some].add_(torch.bmm(v[:, some].transpose(0, 1), J.mT).transpose(0, 1))
             return
         a = (v @ self.weight.T).view(*v.shape[:2], len(self.calls), -1)
         for source, d in self.tables.at(at):
