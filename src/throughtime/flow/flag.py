@@ -113,11 +113,11 @@ class Flag:
         After each of the `stops` (counts of steps done) the columns are orthonormal.
         Raises FlowError if a step leaves the range of float64.
         """
-        done, n = 0, 1
+        done, n, most = 0, 1, len(steps) if most is None else most
         ends = sorted({*stops, len(steps)})
         for end in ends:
             while done < end:
-                take = min(n, end - done, len(steps) if most is None else most)
+                take = min(n, end - done, most)
                 moved = self.columns
                 for t in steps[done : done + take]:
                     moved = apply(moved, t)
@@ -126,7 +126,7 @@ class Flag:
                 lengths = moved.abs().amax(1)
                 left, size = self._left(lengths, T)
                 if take > 1 and not (left >= _FAR and size <= window(moved.dtype)):
-                    n = max(1, take // 2)
+                    n, most = max(1, take // 2), max(1, 3 * take // 4)  # those steps were for nothing: not again
                     continue
                 order = None
                 if not math.isfinite(size):
