@@ -115,6 +115,17 @@ def test_float32_is_measured_where_training_was() -> None:
     assert seen.along.x.dtype == torch.float64
 
 
+def test_a_chaotic_layer_that_cannot_be_seen() -> None:
+    """Below the last layer there are no outputs to go by."""
+    module = nn.RNN(I, 64, 2)
+    for name in ("weight_hh_l0", "weight_hh_l1"):
+        getattr(module, name).data = 4 * torch.linalg.qr(torch.randn(64, 64))[0]
+    x = torch.randn(200, B, I)
+    with pytest.raises(FlowError, match=r"rnn\.l1 does more than .* chaotic net; then watch it in float64"):
+        caught(module, learn(module, x))
+    assert len(caught(module.double(), learn(module, x[:50].double()))) == 2
+
+
 def test_large_inputs_are_rounded_coarsely() -> None:
     """Sums of terms of 10^6 are known to about 0.1 in float32; that is no reason to doubt the layer."""
     for kind in (nn.RNN, nn.LSTM, nn.GRU):

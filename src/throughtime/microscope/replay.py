@@ -352,10 +352,15 @@ def _check_equations(chain: _Chain, layer: int, direction: int, along: Trajector
         slack = slack * 4  # its input was rounded on the way up, too
     if bool((off > slack).any()):
         step = int((off > slack).flatten(1).any(1).nonzero()[0])
+        below = (
+            " Or the layers below it, which cannot be seen, go another way when they are run again, as rounding alone "
+            "is enough for in a chaotic net; then watch it in float64."
+        )
         raise FlowError(
             f"{chain.called(layer, direction)} does more than its equations: at step {step} it put out something else "
             f"than they give, by {float(off.max()):.1e}. A hook, a parametrisation or a method of its own changes it, "
             "or an operation in place changed its input; no number here would be its own."
+            + (below if layer and chain.rounding > torch.finfo(torch.float64).eps else "")
         )
 
 
