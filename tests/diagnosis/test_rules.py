@@ -11,6 +11,7 @@ import pytest
 
 from tests.diagnosis.made import bounds, card, decay, flow, gate, lags, run, study, updates
 from throughtime.diagnosis import RULES, diagnose
+from throughtime.errors import InputError
 from throughtime.records import Evaluation, Finding, FlowRecord, RunRecord, Settings, Study
 
 NEG = -math.inf
@@ -480,3 +481,9 @@ def test_each_rule_has_a_name_of_its_own() -> None:
 
 def test_decay_is_what_it_says() -> None:
     assert decay(0.5, 20).horizon() == 6
+
+
+@pytest.mark.parametrize("record", [None, (), "gru", np.zeros(3)])
+def test_what_is_no_record_is_refused(record: object) -> None:
+    with pytest.raises(InputError, match="findings are made from a FlowRecord"):
+        diagnose(record)

@@ -15,6 +15,7 @@ from throughtime.diagnosis.reach import reach
 from throughtime.diagnosis.saturation import saturation
 from throughtime.diagnosis.vanishing import vanishing
 from throughtime.diagnosis.window import window
+from throughtime.errors import InputError
 from throughtime.records import DataCard, Finding, FlowRecord, Measurement, RunRecord, Study
 
 Rule = Callable[[Case], Iterator[Finding]]
@@ -31,7 +32,14 @@ def diagnose(record: FlowRecord | RunRecord | Study | Measurement) -> tuple[Find
     A `Study` says most: it knows the task's lag, the obvious guess and the command. A `RunRecord` alone knows how it
     was trained, a `FlowRecord` alone how the gradient travelled. Of a `Measurement` every layer is judged for itself,
     and there is nothing to type: the model is somebody's own.
+
+    Raises InputError for anything else.
     """
+    if not isinstance(record, FlowRecord | RunRecord | Study | Measurement):
+        raise InputError(
+            f"findings are made from a FlowRecord, RunRecord, Study or Measurement, not from {type(record).__name__}; "
+            "of a watch, diagnose its records one by one."
+        )
     found = [finding for case in _cases(record) for rule in RULES for finding in rule(case)]
     if isinstance(record, Measurement):
         found = [replace(finding, command="") for finding in found]

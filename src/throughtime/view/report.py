@@ -64,7 +64,7 @@ def page(about: Subject) -> str:
     sections = (
         verdict.section(about),
         repeat.section(about) if about.measurement is None else measured.section(about, about.measurement),
-        learning.section(about) if about.measurement is None else None,
+        None if about.found else learning.section(about),
         lags.section(about),
         blame.section(about),
         paths.section(about),
@@ -72,7 +72,7 @@ def page(about: Subject) -> str:
         weights.section(about),
         gates.section(about, step),
         memory.section(about),
-        clipping.section(about) if about.measurement is None else None,
+        None if about.found else clipping.section(about),
         depth.section(about),
         advice.section(about, _findings(about)),
         gaps.section(about),

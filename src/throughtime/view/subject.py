@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from throughtime.errors import InputError
@@ -77,6 +77,11 @@ class Subject:
     measurement: Measurement | None = None
 
     @property
+    def found(self) -> bool:
+        """Whether this is all about layers of somebody's own model; then nothing is known of how it learns."""
+        return not self.runs and bool(self.strands) and all(strand.found for strand in self.strands)
+
+    @property
     def data(self) -> DataCard | None:
         """What the nets were trained on, where that is known."""
         if self.measurement is not None:
@@ -126,14 +131,14 @@ def subject(records: Records | Iterable[Records]) -> Subject:
     groups: dict[tuple[str, str], list[FlowRecord]] = {}
     for flow in loose:
         groups.setdefault((flow.cell, flow.layer), []).append(flow)
-    layers = _named([(cell, layer) for cell, layer in groups])
+    layers = _named(groups)
     names = _unique([*labels, *layers, *(one.chain for one in chains)])
     cells = [*(run.model.cell for run in runs), *(cell for cell, _ in groups), *("" for _ in chains)]
     colours = _colours(names, cells)
     trained = tuple(Trained(name, colour, run) for name, colour, run in zip(names, colours, runs, strict=False))
     strands = [strand for one in trained for strand in _strands(one)]
     own = zip(names[len(runs) :], colours[len(runs) :], groups.values(), strict=False)
-    strands += [Strand(name, colour, None, tuple(flows)) for name, colour, flows in own]
+    strands += [Strand(name, colour, None, tuple(flows), found=_is_found(flows)) for name, colour, flows in own]
     below = len(runs) + len(groups)
     deep = [Deep(name, colour, one) for name, colour, one in zip(names[below:], colours[below:], chains, strict=True)]
     title = study.title if study is not None else " and ".join(names[:3]) + (" and others" if len(names) > 3 else "")
@@ -168,10 +173,18 @@ def _strands(one: Trained) -> list[Strand]:
     ]
 
 
-def _named(cells: list[tuple[str, str]]) -> list[str]:
-    """A cell's name, with its layer where the name alone would not do."""
-    plain = [cell for cell, _ in cells]
-    return [cell if plain.count(cell) == 1 else _in_layer(cell, layer) for cell, layer in cells]
+def _named(groups: Mapping[tuple[str, str], list[FlowRecord]]) -> list[str]:
+    """The name that somebody's model has for a layer; of nets of ours the cell's, with its layer if need be."""
+    plain = [cell for (cell, _), flows in groups.items() if not _is_found(flows)]
+    return [
+        layer if _is_found(flows) else cell if plain.count(cell) == 1 else _in_layer(cell, layer)
+        for (cell, layer), flows in groups.items()
+    ]
+
+
+def _is_found(flows: list[FlowRecord]) -> bool:
+    """Whether these are of a layer in somebody's own model, which was found as it is."""
+    return not flows[0].layer.startswith("recurrent.") and all(flow.moment == "during" for flow in flows)
 
 
 def _in_layer(name: str, layer: str) -> str:

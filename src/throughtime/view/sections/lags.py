@@ -15,7 +15,7 @@ from throughtime.view.page import Section, cell, figure, figures
 from throughtime.view.sections.notes import note, shared
 from throughtime.view.subject import Strand, Subject
 
-QUESTION = "What gradient survives at each lag, against its bounds and against the untrained net?"
+QUESTION = "What gradient survives at each lag, against its bounds{}?"
 PERCENT = math.log10(0.01)
 SPAN = 16.0  # decades that the gradients of single steps span at most
 BESIDE = -8.0  # how far down the untrained nets may stretch the axis of the trained ones
@@ -28,7 +28,8 @@ def section(subject: Subject) -> Section:
     need = subject.data.lag if subject.data else None
     headline = _headline(strands, need) if strands else "No lag was measured."
     body = (*_by_lag(strands, need), *_by_step(subject.strands))
-    return Section("lags", "What survives", QUESTION, headline, body)
+    question = QUESTION.format("" if subject.found else " and against the untrained net")
+    return Section("lags", "What survives", question, headline, body)
 
 
 def _measured(values: Floats) -> bool:
@@ -47,7 +48,10 @@ def _by_lag(strands: Sequence[Strand], need: int | None) -> list[Node]:
     low, _ = _reach([s.now.lags for s in bounded])
     pictures = [figure(f"fig-bounds-{i}", _bounds(s, low, top)) for i, s in enumerate(bounded)]
     if pictures:
-        says = "What the Jacobians let through at most, with the bounds on it; each line lies under the next."
+        says = (
+            "What the Jacobians let through at most, with the bounds on it: gain, product and bounds, each under the "
+            "next. They are from each sequence's last step; the gradient left is from all that were measured."
+        )
         body += [tag("h3", "What could survive at most"), tag("p", says), figures(*pictures)]
     parted = [s for s in strands if len(s.now.part_lags) > 1]
     if parted:
@@ -59,6 +63,7 @@ def _by_step(strands: Sequence[Strand]) -> list[Node]:
     seen = [s for s in strands if _measured(np.concatenate([s.now.direct, s.now.adjoint]))]
     if not seen:
         return []
+    stretched = [s for s in seen if _measured(s.now.step_gain)]
     return [
         tag("h3", "The two gradients of a step"),
         tag(
@@ -67,7 +72,7 @@ def _by_step(strands: Sequence[Strand]) -> list[Node]:
             "The gradient through time adds every path through later steps; only this one tells what is learned.",
         ),
         figures(*_steps(seen)),
-        figure("fig-gains", _gains(seen)),
+        *([figure("fig-gains", _gains(stretched))] if stretched else []),
     ]
 
 

@@ -61,7 +61,7 @@ def headline(subject: Subject) -> Node:
     ]
     need = subject.data.lag if subject.data else None
     room = f"the task needs {words.count(need)}" if need is not None else _room(subject.data)
-    if need is None and subject.measurement is not None:
+    if need is None and subject.found:
         room = ""
     end = f"; {room}." if room else "."
     return text("1% of the gradient still reaches {}{}", joined(each), end)
@@ -97,14 +97,14 @@ def section(subject: Subject) -> Section:
             _cell(strand),
             tag("span", words.horizon(strand.now.lags), class_="big"),
             words.half_life(strand.now.lags),
-            strand.now.cell if strand.found else untrained,
-            words.count(strand.now.T) if strand.found else _score(subject, strand),
+            strand.now.cell if subject.found else untrained,
+            words.count(strand.now.T) if subject.found else _score(subject, strand),
             tag("span", judgement.says, class_=f"judged {judgement.enough}"),
         ]
         rows.append(row)
         bars += _bars(strand)
     heads = ("Cell", "Horizon, steps", "Half-life, steps", "Horizon untrained", "Held-out score", "Is that enough?")
-    if subject.measurement is not None:
+    if subject.found:
         heads = ("Layer", "Horizon, steps", "Half-life, steps", "Cell", "Steps", "Is that enough?")
     need = subject.data.lag if subject.data else None
     chart = Bars(
