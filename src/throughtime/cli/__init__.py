@@ -59,10 +59,8 @@ def main() -> None:
         sys.stderr.write("throughtime: there is not enough memory for this; take fewer units, samples or steps.\n")
     except OSError as error:  # a disk that fills up, a folder that goes away
         place = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(
         after = "mend that and run it again (training goes on with --resume)."
         sys.stderr.write(f"throughtime: {_line(place + str(error.strerror or error))}; {after}\n")
-        )
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     sys.exit(BAD)
