@@ -16,9 +16,9 @@ from tests.tolerances import MEASURE, near
 from throughtime.cells import Cell
 from throughtime.errors import FlowError
 from throughtime.flow.bounds import spread_lags
-from throughtime.flow.linearise import linearise
-from throughtime.flow.spectral import step_gains
-from throughtime.flow.trajectory import follow
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.spectral import step_gains
+from throughtime.flow.linear.trajectory import follow
 from throughtime.records import BoundRecord
 
 DOUBLE = torch.float64

@@ -16,8 +16,8 @@ from throughtime.cells import Cell, Gates, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
 from throughtime.flow.carousel import carousel_of
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import follow
 
 DOUBLE = torch.float64
 T, I, H = 9, 3, 4  # noqa: E741

@@ -136,11 +136,10 @@ def test_many_rows_long_sequences_and_large_states_are_measured_alike(
     x, state = sequence(cell)
     delta = random_delta(cell, x)
     expected = tt.flow.credit(cell, x, delta, state=state)
-    monkeypatch.setattr("throughtime.flow.diagonals._MAKING", -1000)
-    for name in ("diagonals._CACHED", "diagonals._MADE", "unitwise._HELD", "credit._TAKEN"):
-        monkeypatch.setattr(
-            importlib.import_module(f"throughtime.flow.{name.partition('.')[0]}"), name.partition(".")[2], 40
-        )
+    monkeypatch.setattr("throughtime.flow.linear.diagonals._MAKING", -1000)
+    for name in ("linear.diagonals._CACHED", "linear.diagonals._MADE", "linear.unitwise._HELD"):
+        monkeypatch.setattr(f"throughtime.flow.{name}", 40)
+    monkeypatch.setattr(importlib.import_module("throughtime.flow.credit"), "_TAKEN", 40)  # the function has its name
     found = tt.flow.credit(cell, x, delta, state=state)
     near(found.log10_pairs, expected.log10_pairs)
     near(found.log10_adjoint, expected.log10_adjoint)

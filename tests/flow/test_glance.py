@@ -15,9 +15,9 @@ from throughtime.flow import glance as module
 from throughtime.flow.adjoint import checked, gather
 from throughtime.flow.credit import Derivative, credit_along
 from throughtime.flow.glance import glance
-from throughtime.flow.linearise import linearise
-from throughtime.flow.sweep import shift
-from throughtime.flow.trajectory import follow
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.sweep import shift
+from throughtime.flow.linear.trajectory import follow
 from throughtime.records import CreditRecord
 
 

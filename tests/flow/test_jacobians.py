@@ -12,9 +12,9 @@ from tests.laws.variants import VARIANTS, sequence
 from tests.tolerances import close, near
 from throughtime.cells import Cell, Read
 from throughtime.errors import CellError, FlowError
-from throughtime.flow.trajectory import follow
-from throughtime.flow.unitwise import unitwise
-from throughtime.flow.whole import Whole
+from throughtime.flow.linear.trajectory import follow
+from throughtime.flow.linear.unitwise import unitwise
+from throughtime.flow.linear.whole import Whole
 
 OWN = (Mixing, HearsItself, Handwritten)
 
@@ -64,10 +64,10 @@ def test_the_two_linearisations_agree(cell: Cell, way: str, monkeypatch: pytest.
     """Rows, columns, inputs and nodes: what the diagonals say is what the matrices say."""
     x, state = sequence(cell)
     if way != "by map":  # as with many rows
-        monkeypatch.setattr("throughtime.flow.diagonals._MAKING", -1000)
+        monkeypatch.setattr("throughtime.flow.linear.diagonals._MAKING", -1000)
     if way == "in pieces":  # as with many units, sequences and steps
         for name in ("diagonals._CACHED", "diagonals._MADE", "unitwise._HELD"):
-            monkeypatch.setattr(f"throughtime.flow.{name}", 100)
+            monkeypatch.setattr(f"throughtime.flow.linear.{name}", 100)
     along = follow(cell, x, state)
     fast, slow = unitwise(along), Whole(along)
     if fast is None:
@@ -105,7 +105,7 @@ def test_which_cells_keep_their_units_apart() -> None:
 
 
 def test_a_long_sequence_is_linearised_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("throughtime.flow.whole._HELD", 100)
+    monkeypatch.setattr("throughtime.flow.linear.whole._HELD", 100)
     cell = Mixing(3, 3, dtype=torch.float64)
     x, state = sequence(cell, steps=9)
     start, states = from_step(cell, x, state, 1)
@@ -114,7 +114,7 @@ def test_a_long_sequence_is_linearised_in_stretches(monkeypatch: pytest.MonkeyPa
 
 def test_a_step_that_goes_another_way_later_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its diagonals are made for one stretch of steps after another, so it must be the same step in each."""
-    monkeypatch.setattr("throughtime.flow.unitwise._HELD", 1)
+    monkeypatch.setattr("throughtime.flow.linear.unitwise._HELD", 1)
 
     class Counts(Fickle):
         calls = 0

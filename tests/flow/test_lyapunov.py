@@ -20,9 +20,9 @@ from tests.tolerances import MEASURE, near
 from throughtime.cells import Cell, Gates, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.lyapunov import lyapunov_of
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import follow
 
 ALL = [*VARIANTS, Mixing, HearsItself]
 

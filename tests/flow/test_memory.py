@@ -17,9 +17,9 @@ from tests.tolerances import MEASURE, near
 from throughtime.cells import Cell, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.memory import memory_of
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import follow
 
 
 def slowly(cell: Cell, x: torch.Tensor, state: State) -> np.ndarray:

@@ -18,9 +18,9 @@ from throughtime.cells import Cell, Gates, State
 from throughtime.errors import FlowError
 from throughtime.flow import parameters as module
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.parameters import parameters_of
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import follow
 
 DOUBLE = torch.float64
 Pairs = dict[tuple[int, int], dict[str, Tensor]]

@@ -16,9 +16,9 @@ from tests.tolerances import MEASURE, close, near
 from throughtime.cells import Cell, Gates, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.paths import paths_of
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import follow
 
 DOUBLE = torch.float64
 

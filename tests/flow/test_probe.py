@@ -18,9 +18,9 @@ from throughtime.cells import State
 from throughtime.data.dataset import Batch
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.sighting import Sighting
 from throughtime.flow.survey import survey
-from throughtime.flow.trajectory import follow
 from throughtime.models import Net
 from throughtime.records import DataCard, FlowRecord, read, write
 

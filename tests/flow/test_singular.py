@@ -17,7 +17,7 @@ from tests.flow.test_lyapunov import Chain, Given, cell_of, named, one_step, see
 from tests.laws.variants import VARIANTS, sequence
 from tests.tolerances import MEASURE, close, near
 from throughtime.errors import FlowError
-from throughtime.flow.graded import graded_svd
+from throughtime.flow.linear.graded import graded_svd
 from throughtime.flow.singular import singular_of
 
 ALL = [*VARIANTS, Mixing, HearsItself]

@@ -17,8 +17,8 @@ from tests.laws.variants import VARIANTS, Variant
 from tests.tolerances import MEASURE, close
 from throughtime.cells import State
 from throughtime.errors import FlowError
+from throughtime.flow.linear.sweep import shift
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.sweep import shift
 from throughtime.microscope import calls
 from throughtime.microscope.layers import LayerCatcher
 from throughtime.modules import LSTM, Recurrent

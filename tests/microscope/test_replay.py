@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from tests.microscope.by_hand import ByHand
 from tests.tolerances import MEASURE, close
 from throughtime.flow.credit import credit_along
+from throughtime.flow.linear.sweep import shift
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.sweep import shift
 from throughtime.microscope.layers import LayerCatcher
 
 T, B, I, H = 6, 4, 3, 3  # noqa: E741

@@ -25,10 +25,10 @@ from throughtime.microscope import Watch
 def test_every_layer_and_direction_in_the_models_order() -> None:
     model = Reader()
     with tt.watch(model, every=1) as flow:
-        model(torch.randint(7, (9, 5))).sum().backward()
+        model(torch.randint(7, (9, 4))).sum().backward()
     assert [record.layer for record in flow.records] == LAYERS
     assert flow.record.layer == "cell"
-    assert {(record.T, record.B, record.moment, record.update) for record in flow.records} == {(9, 5, "during", 0)}
+    assert {(record.T, record.B, record.moment, record.update) for record in flow.records} == {(9, 4, "during", 0)}
     assert (flow.step, flow.left_out, len(flow.history)) == (1, (), 6)
 
 

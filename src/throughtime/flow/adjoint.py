@@ -13,10 +13,10 @@ from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
-from throughtime.flow.linearise import linearise
-from throughtime.flow.sweep import check_finite, shift, split, window
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import Trajectory, follow
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.sweep import check_finite, shift, split, window
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
 
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, Read, State
 from throughtime.errors import FlowError
 from throughtime.flow.lags import medians
-from throughtime.flow.linearise import linearise
-from throughtime.flow.spectral import log10_norm, step_gains
-from throughtime.flow.sweep import sweep
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import Trajectory, follow
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.spectral import log10_norm, step_gains
+from throughtime.flow.linear.sweep import sweep
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
 from throughtime.records import BoundRecord, Floats
 

@@ -16,15 +16,15 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, Read, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
-from throughtime.flow.families import farthest, left_by_lag, sources_of, through
 from throughtime.flow.few import Few, few, wanted_steps
 from throughtime.flow.lags import medians
-from throughtime.flow.linearise import linearise
+from throughtime.flow.linear.families import farthest, left_by_lag, sources_of, through
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.sweep import log10, norms_of, split
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.flow.paths import CAROUSEL
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.sweep import log10, norms_of, split
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
 from throughtime.records import CarouselRecord, Floats
 

@@ -18,10 +18,10 @@ from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import Adjoint, checked, gather
 from throughtime.flow.lags import lag_profile
-from throughtime.flow.linearise import linearise
-from throughtime.flow.sweep import LOG10_2, NEVER, Carried, log10, norms_of, split, sweep
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import follow
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.sweep import LOG10_2, NEVER, Carried, log10, norms_of, split, sweep
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.trajectory import follow
 from throughtime.modules import Recurrent
 from throughtime.records import CreditRecord, Floats
 

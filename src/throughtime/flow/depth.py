@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from throughtime.errors import FlowError
 from throughtime.flow.lags import medians
-from throughtime.flow.spectral import log10_norm
-from throughtime.flow.sweep import log10, shift, split
+from throughtime.flow.linear.spectral import log10_norm
+from throughtime.flow.linear.sweep import log10, shift, split
 from throughtime.records import DepthRecord, Floats
 
 # γ = sup |φ'| of what can follow a linear map inside one layer; the last three pass on what they get.

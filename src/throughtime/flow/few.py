@@ -13,8 +13,8 @@ from torch import Tensor
 
 from throughtime.errors import FlowError
 from throughtime.flow.fewer import fewer
+from throughtime.flow.linear.trajectory import Trajectory
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import Trajectory
 
 _WORK = 4e9  # multiplications: about a second on two cores
 _SEQUENCES = 8

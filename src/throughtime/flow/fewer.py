@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from throughtime.cells.cell import State
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import follow
 
 
 def fewer(seen: Sighting, sequences: Sequence[int], last: int | None = None) -> Sighting:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, Read, Share, State
-from throughtime.flow.trajectory import Trajectory, follow
+from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
 from throughtime.records import GateStats
 

@@ -19,8 +19,8 @@ from throughtime.errors import FlowError
 from throughtime.flow.adjoint import Adjoint
 from throughtime.flow.credit import Derivative, log10_adjoint
 from throughtime.flow.lags import lag_profile
-from throughtime.flow.sweep import NEVER, log10, norms_of, shift, split, window
-from throughtime.flow.tangent import Tangent
+from throughtime.flow.linear.sweep import NEVER, log10, norms_of, shift, split, window
+from throughtime.flow.linear.tangent import Tangent
 from throughtime.records import CreditRecord
 
 _HELD = 1 << 20  # numbers in the buffer: 8 MiB in float64

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
-from throughtime.flow.linearise import linearise
-from throughtime.flow.sweep import shift, sweep
-from throughtime.flow.trajectory import follow
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.sweep import shift, sweep
+from throughtime.flow.linear.trajectory import follow
 from throughtime.modules import Recurrent
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from throughtime.data.dataset import Batch
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import follow
 from throughtime.models import Net
 from throughtime.unrolling import unroll
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
-from throughtime.flow.flag import Flag, Steps, in_double, rows
+from throughtime.flow.linear.flag import Flag, Steps, in_double, rows
+from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.flow.neighbours import growth_of_neighbours
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
 from throughtime.records import Floats, LyapunovRecord
 

@@ -16,11 +16,11 @@ from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
 from throughtime.flow.fewer import fewer
 from throughtime.flow.lags import quantiles
-from throughtime.flow.linearise import linearise
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.sweep import NEVER, Carried, log10, norms_of, shift, sweep
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.sweep import NEVER, Carried, log10, norms_of, shift, sweep
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import follow
 from throughtime.modules import Recurrent
 from throughtime.records import Floats, LagProfile, MemoryRecord
 

@@ -10,7 +10,7 @@ import math
 import torch
 
 from throughtime.cells.cell import Share
-from throughtime.flow.trajectory import Trajectory
+from throughtime.flow.linear.trajectory import Trajectory
 
 _APART = torch.finfo(torch.float64).eps ** (1 / 3)  # of the state's length: rounding and curvature cost the same
 _FAINT = 1e-8  # of the distance before: what is left of it after a step must be more than rounding

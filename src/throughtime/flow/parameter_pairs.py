@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from throughtime.cells.cell import Cell, Linear, Parameters, State, Weights
 from throughtime.errors import FlowError
-from throughtime.flow.abreast import Abreast, abreast, cotangents
 from throughtime.flow.adjoint import checked
-from throughtime.flow.linearise import linearise
+from throughtime.flow.linear.abreast import Abreast, abreast, cotangents
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.sweep import log10, shift, split
+from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.flow.parameters import no_powers
-from throughtime.flow.sweep import log10, shift, split
-from throughtime.flow.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
 from throughtime.records import Floats
 

@@ -16,14 +16,14 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
-from throughtime.flow.families import Family, leaving, left_by_lag, sources_of, through, trace
 from throughtime.flow.few import Few, few, wanted_steps
 from throughtime.flow.lags import medians
-from throughtime.flow.linearise import linearise
+from throughtime.flow.linear.families import Family, leaving, left_by_lag, sources_of, through, trace
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.sweep import shift
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.sweep import shift
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import follow
 from throughtime.modules import Recurrent
 from throughtime.records import PathRecord
 

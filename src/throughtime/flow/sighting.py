@@ -13,9 +13,9 @@ from functools import cached_property
 from torch import Tensor
 
 from throughtime.flow.adjoint import Adjoint, gather
-from throughtime.flow.linearise import linearise
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import Trajectory
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.trajectory import Trajectory
 
 
 @dataclass(frozen=True)

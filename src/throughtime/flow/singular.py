@@ -16,11 +16,11 @@ from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
-from throughtime.flow.flag import Factored, Flag, Steps, in_double, rows
-from throughtime.flow.graded import graded_svd
 from throughtime.flow.lags import medians
+from throughtime.flow.linear.flag import Factored, Flag, Steps, in_double, rows
+from throughtime.flow.linear.graded import graded_svd
+from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import follow
 from throughtime.modules import Recurrent
 from throughtime.records import SingularRecord
 

@@ -21,14 +21,14 @@ from throughtime.flow.fewer import fewer
 from throughtime.flow.gates import gates_along, saturation_along
 from throughtime.flow.glance import glance
 from throughtime.flow.lags import lag_profile, medians
+from throughtime.flow.linear.spectral import step_gains
+from throughtime.flow.linear.sweep import log10
 from throughtime.flow.lyapunov import lyapunov_of
 from throughtime.flow.memory import memory_of
 from throughtime.flow.parameters import parameters_of
 from throughtime.flow.paths import paths_of
 from throughtime.flow.sighting import Sighting
 from throughtime.flow.singular import singular_of
-from throughtime.flow.spectral import step_gains
-from throughtime.flow.sweep import log10
 from throughtime.records import BoundRecord, CreditRecord, Example, Floats, FlowRecord
 
 _WORK = 4e9  # multiplications for the credit, and as many for the bounds: about a second together on two cores

@@ -24,7 +24,7 @@ class Following:
         every: int | Callable[[int], bool] = 50,
         derivative: Derivative = "boundary",
         thorough: bool = False,
-        sequences: int | None = 8,
+        sequences: int | None = 4,
     ) -> None:
         self.flow: Watch | None = None
         self._every = every

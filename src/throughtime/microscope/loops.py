@@ -19,8 +19,8 @@ from throughtime.cells.cell import Cell, Parameters, Read, State
 from throughtime.engines import Unrolled
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.trajectory import Trajectory
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.trajectory import Trajectory
 from throughtime.microscope.calls import Snapshot
 
 _ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations

@@ -20,9 +20,9 @@ from throughtime.cells.cell import Cell, Linear, Parameters, Share, State, Weigh
 from throughtime.engines import Job, Unrolled, choose
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.sweep import shift
+from throughtime.flow.linear.trajectory import Trajectory
 from throughtime.flow.sighting import Sighting
-from throughtime.flow.sweep import shift
-from throughtime.flow.trajectory import Trajectory
 from throughtime.microscope.calls import OUTPUT, Anatomy, Call
 
 _SAME = 1e-13  # two ways to the same float64

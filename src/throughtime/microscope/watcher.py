@@ -32,7 +32,7 @@ def watch(
     every: int | Callable[[int], bool] = 50,
     derivative: Derivative = "boundary",
     thorough: bool = False,
-    sequences: int | None = 8,
+    sequences: int | None = 4,
 ) -> Watch:
     """Look at the gradient through time in every recurrent layer of a model, while it is trained as it always was.
 

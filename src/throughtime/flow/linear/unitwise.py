@@ -18,10 +18,10 @@ from torch.nn import functional as F
 
 from throughtime.cells.cell import Linear, Read, Weights
 from throughtime.errors import FlowError
-from throughtime.flow.diagonals import Call, Diagonals, derivatives
-from throughtime.flow.tangent import At, Tangent
-from throughtime.flow.trajectory import Trajectory
-from throughtime.flow.watching import Watch, handwritten
+from throughtime.flow.linear.diagonals import Call, Diagonals, derivatives
+from throughtime.flow.linear.tangent import At, Tangent
+from throughtime.flow.linear.trajectory import Trajectory
+from throughtime.flow.linear.watching import Watch, handwritten
 
 _HELD = 1 << 22  # numbers in the diagonals of a stretch of steps, about: 32 MiB in float64
 _STRETCHES = 6  # kept at a time

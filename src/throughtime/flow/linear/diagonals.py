@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell
-from throughtime.flow.tangent import At
+from throughtime.flow.linear.tangent import At
 
 _CACHED = 1 << 18  # numbers in a block of rows: small enough to stay in the processor's cache between passes
 _MADE = 1 << 20  # numbers in the matrices that are made for some sequences at a time

@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from throughtime.flow.sweep import LOG10_2, log10, shift, split, window
-from throughtime.flow.tangent import Tangent
+from throughtime.flow.linear.sweep import LOG10_2, log10, shift, split, window
+from throughtime.flow.linear.tangent import Tangent
 
 _SMALL = 32  # states up to this size are decomposed outright
 _CHECKED = (12, 20, 32, 48)  # steps of Lanczos; what has not converged by the last is decomposed outright

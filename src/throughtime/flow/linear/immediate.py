@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import State
-from throughtime.flow.abreast import Abreast, cotangents
-from throughtime.flow.sweep import shift
-from throughtime.flow.trajectory import Trajectory
+from throughtime.flow.linear.abreast import Abreast, cotangents
+from throughtime.flow.linear.sweep import shift
+from throughtime.flow.linear.trajectory import Trajectory
 
 _STRETCHES = 8  # that the steps are run in, so that few are passed through where only few have a row
 _ROWS = 2048  # picked rows that are passed through together

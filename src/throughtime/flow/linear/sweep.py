@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import FlowError
-from throughtime.flow.tangent import Tangent
+from throughtime.flow.linear.tangent import Tangent
 
 LOG10_2 = math.log10(2.0)
 NEVER = -1  # the start of a row that is not used

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from throughtime.cells.cell import Read
 from throughtime.errors import FlowError
-from throughtime.flow.sweep import split, window
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.whole import Whole
+from throughtime.flow.linear.sweep import split, window
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.whole import Whole
 
 _STRETCHES = 8  # that the steps are run in, so that few are passed through where only few have a row
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import FlowError
-from throughtime.flow.sweep import NEVER, log10, shift, split, window
-from throughtime.flow.tangent import Tangent
+from throughtime.flow.linear.sweep import NEVER, log10, shift, split, window
+from throughtime.flow.linear.tangent import Tangent
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Chooses how a trajectory is linearised: the one place that knows both ways."""
 
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import Trajectory
-from throughtime.flow.unitwise import unitwise
-from throughtime.flow.whole import Whole
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.trajectory import Trajectory
+from throughtime.flow.linear.unitwise import unitwise
+from throughtime.flow.linear.whole import Whole
 
 
 def linearise(along: Trajectory) -> Tangent:

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from throughtime.flow.trajectory import Trajectory
+from throughtime.flow.linear.trajectory import Trajectory
 
 At = int | slice
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from throughtime.cells.cell import Read
 from throughtime.errors import FlowError
-from throughtime.flow.tangent import At, Tangent
-from throughtime.flow.trajectory import Trajectory
+from throughtime.flow.linear.tangent import At, Tangent
+from throughtime.flow.linear.trajectory import Trajectory
 
 _HELD = 1 << 23  # numbers held for a stretch of steps: 64 MiB in float64
 

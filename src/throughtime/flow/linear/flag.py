@@ -23,10 +23,10 @@ from torch import Tensor
 
 from throughtime.cells.cell import State
 from throughtime.errors import FlowError
-from throughtime.flow.linearise import linearise
-from throughtime.flow.sweep import window
-from throughtime.flow.tangent import Tangent
-from throughtime.flow.trajectory import Trajectory, follow
+from throughtime.flow.linear.linearise import linearise
+from throughtime.flow.linear.sweep import window
+from throughtime.flow.linear.tangent import Tangent
+from throughtime.flow.linear.trajectory import Trajectory, follow
 
 EPS = torch.finfo(torch.float64).eps
 _FAR = EPS ** (1 / 3)  # columns may lean together so far between two factorings: 4e-11 of the faintest is lost

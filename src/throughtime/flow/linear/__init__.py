@@ -1,0 +1,1 @@
+"""The linearised step, and what carries rows back and columns on through it; every measure stands on this."""
