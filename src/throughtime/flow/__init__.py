@@ -1,4 +1,7 @@
-"""Exact measures of how the gradient travels through time, each derived from the cell's step alone."""
+"""Exact measures of how the gradient travels through time, each derived from the cell's step alone.
+
+docs/measures.md defines each.
+"""
 
 from throughtime.flow.adjoint import adjoint, direct
 from throughtime.flow.bounds import bounds

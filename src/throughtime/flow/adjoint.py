@@ -1,4 +1,4 @@
-"""The direct gradient and the gradient through time: two numbers that are often taken for each other (MEASURES 1, 5).
+"""The direct gradient and the gradient through time: two numbers that are often taken for each other.
 
 Dimensions: T steps, B sequences, H units, P parts, S = P·H the whole state.
 """

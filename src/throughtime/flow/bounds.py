@@ -1,4 +1,4 @@
-"""Bounds on the gradient's way back, beside what they bound (MEASURES 9).
+"""Bounds on the gradient's way back, beside what they bound.
 
 Dimensions: as in tangent.py; L lags.
 """

@@ -1,4 +1,4 @@
-"""The lectures' two paths of a gated cell, and whether what it keeps is fair (MEASURES 10, 14).
+"""The lectures' two paths of a gated cell, and whether what it keeps is fair.
 
 Dimensions: T steps, B sequences, H units, P parts, R sources, L lags.
 """

@@ -1,4 +1,4 @@
-"""Which step's output reached which earlier state, all pairs in one reverse sweep (MEASURES 5).
+"""Which step's output reached which earlier state, all pairs in one reverse sweep.
 
 Dimensions: T steps, B sequences, H units, P parts, N sources, R rows.
 """

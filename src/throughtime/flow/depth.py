@@ -1,4 +1,4 @@
-"""The gradient by layer of a feed-forward chain (MEASURES 16).
+"""The gradient by layer of a feed-forward chain.
 
 Dimensions: N layers, B samples in the batch, S samples behind the Jacobians, n_l numbers in what layer l puts out.
 """

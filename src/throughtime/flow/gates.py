@@ -1,4 +1,4 @@
-"""What the gates did, and how much of the activations was saturated (MEASURES 15).
+"""What the gates did, and how much of the activations was saturated.
 
 Dimensions: T steps, B sequences, H units.
 """

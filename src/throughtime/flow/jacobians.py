@@ -1,4 +1,4 @@
-"""One-step Jacobians, whole and by port, and their products (MEASURES 2, 3, 4).
+"""One-step Jacobians, whole and by port, and their products.
 
 Dimensions: T steps, B sequences, I inputs, H units, S the whole state, parts in the order of `cell.parts`.
 """

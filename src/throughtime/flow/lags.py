@@ -1,4 +1,4 @@
-"""What is left of a gradient at each lag (MEASURES 6)."""
+"""What is left of a gradient at each lag."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the state forgets or explodes by itself: Lyapunov exponents of the whole state (MEASURES 12).
+"""Whether the state forgets or explodes by itself: Lyapunov exponents of the whole state.
 
 Dimensions: T steps, B sequences, S the whole state, k exponents, M stretches.
 """

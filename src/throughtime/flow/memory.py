@@ -1,4 +1,4 @@
-"""What a state still holds of each input (MEASURES 13).
+"""What a state still holds of each input.
 
 Dimensions: T steps, B sequences, I inputs, H units, S the whole state, N steps asked about.
 """

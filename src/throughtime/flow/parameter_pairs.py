@@ -1,4 +1,4 @@
-"""How much each pair of steps (t, k) gives to the recurrent weights, without a gradient of any pair (MEASURES 7).
+"""How much each pair of steps (t, k) gives to the recurrent weights, without a gradient of any pair.
 
 What pair (t, k) gives a map a = W v of step k is Σ_b a_b v_bᵀ over the sequences b: a_b the row of source t at the
 pre-activation, v_b what W multiplied. With vᵀ = Q R, (H, B) = (H, m)(m, B), its norm is that of R times the rows a:

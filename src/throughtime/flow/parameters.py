@@ -1,4 +1,4 @@
-"""The gradient of the weights, split by lag: dL/dθ = Σ_τ Σ_t δ_t P(t, t−τ) ∂⁺z_{t−τ}/∂θ (MEASURES 7).
+"""The gradient of the weights, split by lag: dL/dθ = Σ_τ Σ_t δ_t P(t, t−τ) ∂⁺z_{t−τ}/∂θ.
 
 No gradient of a single pair (t, k) is ever made. The rows δ_t P(t, t−τ) of one lag are carried together (abreast.py),
 and one backward pass of the cell's step, run over all steps as one batch, adds up what they say of every parameter.

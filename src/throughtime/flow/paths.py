@@ -1,4 +1,4 @@
-"""Through which ports the gradient travelled: path families and excursions from the carousel (MEASURES 11).
+"""Through which ports the gradient travelled: path families and excursions from the carousel.
 
 Dimensions: T steps, B sequences, H units, P parts, S = P·H the whole state, F families, R sources, L lags.
 """

@@ -1,4 +1,4 @@
-"""Which directions of a state many steps stretch and shrink, and by how much (MEASURES 8).
+"""Which directions of a state many steps stretch and shrink, and by how much.
 
 Dimensions: as in tangent.py; n columns on their way, L lags.
 """

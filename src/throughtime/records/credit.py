@@ -46,7 +46,7 @@ class LagProfile:
 
 @dataclass(frozen=True, eq=False)
 class CreditRecord:
-    """All-pairs credit of one layer: how much of what step t put out reached the state at k (MEASURES 5)."""
+    """All-pairs credit of one layer: how much of what step t put out reached the state at k."""
 
     cell: str
     parts: tuple[str, ...]

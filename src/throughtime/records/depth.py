@@ -12,7 +12,7 @@ from throughtime.records.arrays import Floats
 
 @dataclass(frozen=True, eq=False)
 class DepthRecord:
-    """How the gradient travelled back through a feed-forward chain (MEASURES 16); log10, from the input on.
+    """How the gradient travelled back through a feed-forward chain; log10, from the input on.
 
     Everywhere −inf is a true zero and NaN is "not measured". The last layer's gain, steps and bound are 0: the
     gradient has not passed a layer yet.

@@ -18,7 +18,7 @@ from throughtime.records.spectrum import LyapunovRecord, SingularRecord
 
 @dataclass(frozen=True, eq=False)
 class MemoryRecord:
-    """What states still hold of each input: R(t, k) = ‖∂z_t/∂x_k‖_F (MEASURES 13)."""
+    """What states still hold of each input: R(t, k) = ‖∂z_t/∂x_k‖_F."""
 
     cell: str
     log10_memory: Floats  # (N, T, B) log10 R(t, k), N steps t; −inf for k > t and true zeros, NaN where not measured
@@ -39,7 +39,7 @@ class GateStats:
 
 @dataclass(frozen=True, eq=False)
 class BoundRecord:
-    """Bounds beside what they bound, log10, by lag; medians over steps and sequences (MEASURES 9)."""
+    """Bounds beside what they bound, log10, by lag; medians over steps and sequences."""
 
     lags: Integers  # (L,)
     gain: Floats  # (L,) log10 ‖P(t, t−τ)‖₂

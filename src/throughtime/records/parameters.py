@@ -18,7 +18,7 @@ RECURRENT = "weight_hh"
 
 @dataclass(frozen=True, eq=False)
 class ParameterCredit:
-    """Σ_t δ_t P(t, t−τ) ∂⁺z_{t−τ}/∂θ for each lag τ; over all lags these terms add up to dL/dθ (MEASURES 7)."""
+    """Σ_t δ_t P(t, t−τ) ∂⁺z_{t−τ}/∂θ for each lag τ; over all lags these terms add up to dL/dθ."""
 
     cell: str
     lags: Integers  # (L,) τ, steps, ascending from 0

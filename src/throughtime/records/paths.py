@@ -13,7 +13,7 @@ from throughtime.records.arrays import Floats, Integers
 
 @dataclass(frozen=True, eq=False)
 class PathRecord:
-    """What is left of a gradient along families of paths (MEASURES 11); medians of log10 C − log10 C(t, t).
+    """What is left of a gradient along families of paths; medians of log10 C − log10 C(t, t).
 
     The derivative is that of the boundary: the parts of the state are held apart.
     """
@@ -31,7 +31,7 @@ class PathRecord:
 
 @dataclass(frozen=True, eq=False)
 class CarouselRecord:
-    """The lectures' two paths, and whether keeping is fair (MEASURES 10, 14); medians of log10.
+    """The lectures' two paths, and whether keeping is fair; medians of log10.
 
     t0 is a gradient at the node s_k, t1 one at the node h_k; both, and the bound, are ratios to ‖δ_t‖. What is kept is
     a mean over units.

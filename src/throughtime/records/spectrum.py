@@ -12,7 +12,7 @@ from throughtime.records.arrays import Floats, Integers
 
 @dataclass(frozen=True, eq=False)
 class LyapunovRecord:
-    """Lyapunov exponents of the whole state along given inputs, in nats per step (MEASURES 12)."""
+    """Lyapunov exponents of the whole state along given inputs, in nats per step."""
 
     cell: str
     exponents: Floats  # (n,) largest first, means over sequences; −inf: lost altogether; NaN: too faint to tell
@@ -28,7 +28,7 @@ class LyapunovRecord:
 
 @dataclass(frozen=True, eq=False)
 class SingularRecord:
-    """Singular values of P(t, t−τ), t each sequence's last step; directions of the longest lag (MEASURES 8)."""
+    """Singular values of P(t, t−τ), t each sequence's last step; directions of the longest lag."""
 
     cell: str
     lags: Integers  # (L,) τ, steps

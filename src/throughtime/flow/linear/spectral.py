@@ -1,4 +1,4 @@
-"""Largest singular values: how much a step, or many, can stretch a gradient (MEASURES 8).
+"""Largest singular values: how much a step, or many, can stretch a gradient.
 
 Dimensions: as in tangent.py.
 """
