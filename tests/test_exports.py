@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 import throughtime as tt
 from tests.snippets import complaint
+from tests.tree import ROOT
 from throughtime.cli import app
 
 LAYER = (
@@ -155,6 +156,11 @@ def test_what_flow_answers() -> None:
     assert credit.pairs.shape == (5, 5, 1)
     assert credit.pairs[1, 3, 0] == 0  # no credit for what comes later
     assert credit.lags is not None
+
+
+def test_what_each_measure_means_is_written_down() -> None:
+    page = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
+    assert not [name for name in tt.flow.__all__ if f"`{name}`" not in page]
 
 
 # -- the root
