@@ -39,7 +39,7 @@ class GateStats:
 
 @dataclass(frozen=True, eq=False)
 class BoundRecord:
-    """Bounds beside what they bound, log10, by lag; medians over steps and sequences."""
+    """Bounds beside what they bound, log10, by lag; medians over sequences, from the last step of each back."""
 
     lags: Integers  # (L,)
     gain: Floats  # (L,) log10 ‖P(t, t−τ)‖₂
