@@ -18,9 +18,9 @@ from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
 from throughtime.flow.few import Few, few, wanted_steps
 from throughtime.flow.lags import medians
-from throughtime.flow.linear.families import farthest, left_by_lag, sources_of, through
+from throughtime.flow.linear.families import farthest, left_by_lag, through
 from throughtime.flow.linear.linearise import linearise
-from throughtime.flow.linear.sweep import log10, norms_of, split
+from throughtime.flow.linear.sweep import log10, norms_of, sources_of, split
 from throughtime.flow.linear.tangent import Tangent
 from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.flow.paths import CAROUSEL

@@ -19,7 +19,7 @@ from throughtime.errors import FlowError
 from throughtime.flow.adjoint import Adjoint, checked, gather
 from throughtime.flow.lags import lag_profile
 from throughtime.flow.linear.linearise import linearise
-from throughtime.flow.linear.sweep import LOG10_2, NEVER, Carried, log10, norms_of, split, sweep
+from throughtime.flow.linear.sweep import LOG10_2, NEVER, Carried, log10, norms_of, sources_of, split, sweep
 from throughtime.flow.linear.tangent import Tangent
 from throughtime.flow.linear.trajectory import follow
 from throughtime.modules import Recurrent
@@ -91,7 +91,7 @@ def credit_along(
     running = along.running()
     wanted = torch.zeros_like(running)
     wanted[steps] = running[steps]
-    starts, seeds = _rows(tangent, delta, wanted)
+    starts, seeds = sources_of(delta, wanted)
     row_of = torch.full((along.T,), NEVER)
     row_of[steps] = torch.arange(len(steps))
     empty = _empty(steps, running.cpu())
@@ -133,23 +133,6 @@ def _sources(sources: Sequence[int], T: int) -> Tensor:
     if steps.ndim != 1 or not len(steps) or steps[0] < 0 or steps[-1] >= T or bool((steps.diff() <= 0).any()):
         raise FlowError(f"sources are ascending steps in 0..{T - 1}, at least one, got {list(sources)}.")
     return steps
-
-
-def _rows(tangent: Tangent, delta: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """From δ (P, T, B, H): starts (R, B) and seeds (P, R, B, H).
-
-    For each sequence the steps with a direct gradient, the last ones last.
-    """
-    there = delta.any(-1).any(0) & wanted
-    counts = there.sum(0)
-    R = int(counts.max())
-    t, b = there.nonzero(as_tuple=True)
-    place = R - counts[b] + there.cumsum(0)[t, b] - 1
-    starts = torch.full((R, tangent.along.B), NEVER, device=delta.device)
-    starts[place, b] = t
-    seeds = delta.new_zeros(tangent.P, R, tangent.along.B, tangent.H)
-    seeds[:, place, b] = delta[:, t, b]
-    return starts, seeds
 
 
 def _empty(steps: Tensor, running: Tensor) -> Tensor:

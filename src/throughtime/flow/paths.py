@@ -18,9 +18,9 @@ from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
 from throughtime.flow.few import Few, few, wanted_steps
 from throughtime.flow.lags import medians
-from throughtime.flow.linear.families import Family, leaving, left_by_lag, sources_of, through, trace
+from throughtime.flow.linear.families import Family, leaving, left_by_lag, through, trace
 from throughtime.flow.linear.linearise import linearise
-from throughtime.flow.linear.sweep import shift
+from throughtime.flow.linear.sweep import shift, sources_of
 from throughtime.flow.linear.tangent import Tangent
 from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.sighting import Sighting

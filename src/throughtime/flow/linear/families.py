@@ -41,23 +41,6 @@ def leaving(number: int, ports: Collection[str], carousel: str, most: int) -> li
     ]
 
 
-def sources_of(delta: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Starts (R, B) and seeds (P, R, B, H) for a sweep, from δ (P, T, B, H) at the steps `wanted` (T, B) bool.
-
-    For each sequence its steps with a direct gradient in ascending order, NEVER before them where others have more.
-    """
-    there = delta.any(-1).any(0) & wanted
-    counts = there.sum(0)
-    R = int(counts.max())
-    t, b = there.nonzero(as_tuple=True)
-    place = R - counts[b] + there.cumsum(0)[t, b] - 1
-    starts = torch.full((R, delta.shape[2]), NEVER, device=delta.device)
-    starts[place, b] = t
-    seeds = delta.new_zeros(delta.shape[0], R, *delta.shape[2:])
-    seeds[:, place, b] = delta[:, t, b]
-    return starts, seeds
-
-
 def farthest(starts: Tensor, longest: int) -> int:
     """The earliest step that is so many lags behind any start (R, B)."""
     return max(0, int(starts[starts != NEVER].min()) - longest)
