@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import FlowError
-from throughtime.flow.fewer import fewer
 from throughtime.flow.linear.trajectory import Trajectory
-from throughtime.flow.sighting import Sighting
+from throughtime.flow.sighting import Sighting, fewer
 
 _WORK = 4e9  # multiplications: about a second on two cores
 _SEQUENCES = 8

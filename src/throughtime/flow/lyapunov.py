@@ -15,7 +15,7 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
 from throughtime.flow.linear.flag import Flag, Steps, in_double, rows
-from throughtime.flow.linear.trajectory import Trajectory, follow
+from throughtime.flow.linear.trajectory import Trajectory, excerpt, follow
 from throughtime.flow.neighbours import growth_of_neighbours
 from throughtime.flow.sighting import Sighting
 from throughtime.modules import Recurrent
@@ -105,7 +105,7 @@ def lyapunov_of(seen: Sighting) -> tuple[LyapunovRecord | None, tuple[str, ...]]
         notes.append(f"Of {S} Lyapunov exponents the {k} largest were taken.")
     if steps < T:
         notes.append(f"Lyapunov exponents were taken along the first {steps} of {T} steps.")
-    return _record(in_double(along, stop=steps, which=which), k, None, None, began), tuple(notes)
+    return _record(excerpt(along, which, stop=steps, dtype=torch.float64), k, None, None, began), tuple(notes)
 
 
 def _record(

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
-from throughtime.flow.fewer import fewer
 from throughtime.flow.lags import quantiles
 from throughtime.flow.linear.linearise import linearise
 from throughtime.flow.linear.sweep import NEVER, Carried, log10, norms_of, shift, sweep
 from throughtime.flow.linear.tangent import Tangent
 from throughtime.flow.linear.trajectory import follow
-from throughtime.flow.sighting import Sighting
+from throughtime.flow.sighting import Sighting, fewer
 from throughtime.modules import Recurrent
 from throughtime.records import Floats, LagProfile, MemoryRecord
 

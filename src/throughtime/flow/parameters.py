@@ -24,14 +24,13 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import Adjoint, checked, gather
-from throughtime.flow.fewer import fewer
 from throughtime.flow.linear.abreast import abreast
 from throughtime.flow.linear.immediate import Immediate, Term
 from throughtime.flow.linear.linearise import linearise
 from throughtime.flow.linear.sweep import log10, shift, split
 from throughtime.flow.linear.tangent import Tangent
 from throughtime.flow.linear.trajectory import Trajectory, follow
-from throughtime.flow.sighting import Sighting
+from throughtime.flow.sighting import Sighting, fewer
 from throughtime.modules import Recurrent
 from throughtime.records import Floats, ParameterCredit
 

@@ -7,6 +7,8 @@ Dimensions: T steps, B sequences, H units, P parts.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +17,7 @@ from torch import Tensor
 from throughtime.flow.adjoint import Adjoint, gather
 from throughtime.flow.linear.linearise import linearise
 from throughtime.flow.linear.tangent import Tangent
-from throughtime.flow.linear.trajectory import Trajectory
+from throughtime.flow.linear.trajectory import Trajectory, excerpt
 
 
 @dataclass(frozen=True)
@@ -37,3 +39,12 @@ class Sighting:
     def adjoint(self) -> Adjoint:
         """The gradient through time."""
         return gather(self.tangent, self.delta)
+
+
+def fewer(seen: Sighting, sequences: Sequence[int], last: int | None = None) -> Sighting:
+    """These sequences of a sighting alone; of one sequence also its `last` steps alone, from the state before them."""
+    some = list(sequences)
+    stop = int(seen.along.lengths[some].max())
+    start = 0 if last is None else max(0, stop - last)
+    again = excerpt(seen.along, some, start, stop)
+    return Sighting(seen.name, again, seen.delta[:, start:stop, some], math.nan, seen.notes)

@@ -19,7 +19,7 @@ from throughtime.errors import FlowError
 from throughtime.flow.lags import medians
 from throughtime.flow.linear.flag import Factored, Flag, Steps, in_double, rows
 from throughtime.flow.linear.graded import graded_svd
-from throughtime.flow.linear.trajectory import follow
+from throughtime.flow.linear.trajectory import excerpt, follow
 from throughtime.flow.sighting import Sighting
 from throughtime.modules import Recurrent
 from throughtime.records import SingularRecord
@@ -161,7 +161,7 @@ def singular_of(seen: Sighting) -> tuple[SingularRecord | None, tuple[str, ...]]
     for length in sorted(set(along.lengths[which].tolist()), reverse=True):
         places = (along.lengths[which] == length).nonzero()[:, 0]
         start = max(0, length - 1 - reach)
-        some = in_double(along, start, length, which[places].tolist())
+        some = excerpt(along, which[places].tolist(), start, length, torch.float64)
         product, apply, done = Product(some.B, some.x, S), Steps(some, back=True), 0
         for at, lag in enumerate(asked):
             if lag >= length:

@@ -17,7 +17,6 @@ from throughtime.flow.adjoint import Adjoint
 from throughtime.flow.bounds import bounds_along, spread_lags
 from throughtime.flow.carousel import carousel_of
 from throughtime.flow.credit import Derivative, credit_along
-from throughtime.flow.fewer import fewer
 from throughtime.flow.gates import gates_along, saturation_along
 from throughtime.flow.glance import glance
 from throughtime.flow.lags import lag_profile, medians
@@ -27,7 +26,7 @@ from throughtime.flow.lyapunov import lyapunov_of
 from throughtime.flow.memory import memory_of
 from throughtime.flow.parameters import parameters_of
 from throughtime.flow.paths import paths_of
-from throughtime.flow.sighting import Sighting
+from throughtime.flow.sighting import Sighting, fewer
 from throughtime.flow.singular import singular_of
 from throughtime.records import BoundRecord, CreditRecord, Example, Floats, FlowRecord
 

@@ -13,7 +13,6 @@ Source: Benettin, Galgani, Giorgilli, Strelcyn 1980, part 2, for QR; Rutishauser
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,39 +20,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from throughtime.cells.cell import State
 from throughtime.errors import FlowError
 from throughtime.flow.linear.linearise import linearise
 from throughtime.flow.linear.sweep import window
 from throughtime.flow.linear.tangent import Tangent
-from throughtime.flow.linear.trajectory import Trajectory, follow
+from throughtime.flow.linear.trajectory import Trajectory, excerpt
 
 EPS = torch.finfo(torch.float64).eps
 _FAR = EPS ** (1 / 3)  # columns may lean together so far between two factorings: 4e-11 of the faintest is lost
 _LOST = 1e-12  # a column of which this share is new to those before it is one of them, but for rounding
 
 
-def in_double(
-    along: Trajectory, start: int = 0, stop: int | None = None, which: Sequence[int] | None = None
-) -> Trajectory:
-    """The same run in float64, or its steps start..stop and some of its sequences; itself if that is what it is."""
-    whole = start == 0 and stop is None and which is None
-    if whole and along.x.dtype == torch.float64:
-        return along
-    some = list(range(along.B)) if which is None else list(which)
-    steps = slice(start, along.T if stop is None else stop)
-    first = (
-        along.run.initial
-        if start == 0
-        else State(**{part: along.run.states[part][start - 1] for part in along.cell.parts})
-    )
-    return follow(
-        along.cell if along.x.dtype == torch.float64 else copy.deepcopy(along.cell).double(),
-        along.x[steps, some].double(),
-        first.map(lambda part: part[some].double()),
-        lengths=(along.lengths[some].clamp(max=steps.stop) - start),
-        parameters={name: p.double() for name, p in along.parameters.items()},
-    )
+def in_double(along: Trajectory) -> Trajectory:
+    """The same run in float64; itself if that is what it is."""
+    return along if along.x.dtype == torch.float64 else excerpt(along, range(along.B), dtype=torch.float64)
 
 
 class Steps:

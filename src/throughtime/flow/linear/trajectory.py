@@ -5,6 +5,8 @@ Dimensions: T steps, B sequences, I inputs, H units, N = T·B.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,3 +107,34 @@ def follow(
                 f"weights and the input{instead}."
             )
     return Trajectory(cell, values, x.detach(), run, steps)
+
+
+def excerpt(
+    along: Trajectory,
+    sequences: Sequence[int],
+    start: int = 0,
+    stop: int | None = None,
+    dtype: torch.dtype | None = None,
+) -> Trajectory:
+    """Some sequences of a run, and of them the steps start..stop, run again from the state before them.
+
+    `stop` None is the end, `dtype` None the run's own. Each of these sequences must have a step from `start` on.
+    Raises FlowError as `follow` does.
+    """
+    some = list(sequences)
+    stop = along.T if stop is None else stop
+    initial = along.run.initial
+    if start:
+        initial = State(**{part: along.run.states[part][start - 1] for part in along.cell.parts})
+    cell, parameters = along.cell, along.parameters
+    dtype = along.x.dtype if dtype is None else dtype
+    if dtype != along.x.dtype:
+        cell = copy.deepcopy(cell).to(dtype)
+        parameters = {name: value.to(dtype) for name, value in parameters.items()}
+    return follow(
+        cell,
+        along.x[start:stop, some].to(dtype),
+        initial.map(lambda part: part[some].to(dtype)),
+        lengths=along.lengths[some].clamp(max=stop) - start,
+        parameters=parameters,
+    )
