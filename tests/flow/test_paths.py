@@ -194,9 +194,9 @@ def test_of_a_sighting_everything_is_measured_where_it_is_small() -> None:
 
 
 def test_of_a_sighting_what_is_limited_is_said_and_the_rest_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("throughtime.flow.few._SOURCES", 3)
-    monkeypatch.setattr("throughtime.flow.few._SEQUENCES", 2)
-    monkeypatch.setattr("throughtime.flow.few._STEPS", 20)
+    monkeypatch.setattr("throughtime.flow.sources._SOURCES", 3)
+    monkeypatch.setattr("throughtime.flow.sources._SEQUENCES", 2)
+    monkeypatch.setattr("throughtime.flow.sources._STEPS", 20)
     cell = tt.cells.make("gru", 3, 4, dtype=DOUBLE)
     x, delta = torch.randn(50, 4, 3, dtype=DOUBLE), torch.randn(50, 4, 4, dtype=DOUBLE)
     delta[:, 0] = 0

@@ -16,7 +16,6 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, Read, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
-from throughtime.flow.few import Few, few, wanted_steps
 from throughtime.flow.lags import medians
 from throughtime.flow.linear.families import farthest, left_by_lag, through
 from throughtime.flow.linear.linearise import linearise
@@ -25,6 +24,7 @@ from throughtime.flow.linear.tangent import Tangent
 from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.flow.paths import CAROUSEL
 from throughtime.flow.sighting import Sighting
+from throughtime.flow.sources import Sources, affordable, wanted_steps
 from throughtime.modules import Recurrent
 from throughtime.records import CarouselRecord, Floats
 
@@ -81,8 +81,8 @@ def carousel_of(seen: Sighting) -> tuple[CarouselRecord | None, tuple[str, ...]]
     why = _undefined(seen.along.cell)
     if why is not None:
         return None, (f"The lectures' two paths are not defined here: {why}",)
-    chosen = few(seen, 4, "The carousel was followed")
-    if not isinstance(chosen, Few):
+    chosen = affordable(seen, 4, "The carousel was followed")
+    if not isinstance(chosen, Sources):
         return None, (chosen,)
     some = chosen.seen
     record, said = _measured(some.tangent, some.delta, chosen.wanted, chosen.most_lag, began)

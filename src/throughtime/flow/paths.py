@@ -16,7 +16,6 @@ from torch import Tensor
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
-from throughtime.flow.few import Few, few, wanted_steps
 from throughtime.flow.lags import medians
 from throughtime.flow.linear.families import Family, leaving, left_by_lag, through, trace
 from throughtime.flow.linear.linearise import linearise
@@ -24,6 +23,7 @@ from throughtime.flow.linear.sweep import shift, sources_of
 from throughtime.flow.linear.tangent import Tangent
 from throughtime.flow.linear.trajectory import follow
 from throughtime.flow.sighting import Sighting
+from throughtime.flow.sources import Sources, affordable, wanted_steps
 from throughtime.modules import Recurrent
 from throughtime.records import PathRecord
 
@@ -154,8 +154,8 @@ def paths_of(seen: Sighting) -> tuple[PathRecord | None, tuple[str, ...]]:
     began = time.perf_counter()
     cell = seen.along.cell
     ask = _Ask.of(cell, CAROUSEL if CAROUSEL in cell.reads else None, _MOST)
-    chosen = few(seen, len(ask.families), "Paths were followed")
-    if not isinstance(chosen, Few):
+    chosen = affordable(seen, len(ask.families), "Paths were followed")
+    if not isinstance(chosen, Sources):
         return None, (chosen,)
     some = chosen.seen
     return _measured(some.tangent, some.delta, chosen.wanted, chosen.most_lag, ask, began), chosen.said

@@ -22,7 +22,7 @@ _STEPS = 1000  # back, and in which the sources lie
 
 
 @dataclass(frozen=True)
-class Few:
+class Sources:
     """Some sources of some sequences."""
 
     seen: Sighting
@@ -31,7 +31,7 @@ class Few:
     said: tuple[str, ...]  # what was limited; sentences
 
 
-def few(seen: Sighting, families: int, what: str) -> Few | str:
+def affordable(seen: Sighting, families: int, what: str) -> Sources | str:
     """Sources for a sweep of so many families of rows; a sentence instead if no step has a gradient.
 
     `what` begins the sentences on what was limited ("Paths were followed").
@@ -50,18 +50,18 @@ def few(seen: Sighting, families: int, what: str) -> Few | str:
     rows = there.sum(0)
     row = max(1, len(along.cell.squares(along.parameters))) * seen.tangent.H**2 * families
     length = min(begins[-1] + 1, _STEPS)
-    affordable = max(1, int(_WORK / (row * (length if int(rows.max()) == 1 else length / 2))))
-    some = rows.nonzero()[:, 0].tolist()[: min(_SEQUENCES, affordable)]
+    most = max(1, int(_WORK / (row * (length if int(rows.max()) == 1 else length / 2))))
+    some = rows.nonzero()[:, 0].tolist()[: min(_SEQUENCES, most)]
     if len(some) < along.B:
         said.append(f"{what} on {len(some)} of {along.B} sequences.")
         seen, there = fewer(seen, some), there[:, some]
-    each = min(_SOURCES, max(1, affordable // len(some)))
+    each = min(_SOURCES, max(1, most // len(some)))
     wanted = _spread(there[: seen.along.T], each)
     if int(rows.max()) > each:
         said.append(
             f"{what} from at most {each} of the steps of a sequence that have an output gradient, evenly spread."
         )
-    return Few(seen, wanted, most_lag, tuple(said))
+    return Sources(seen, wanted, most_lag, tuple(said))
 
 
 def wanted_steps(along: Trajectory, delta: Tensor, sources: Sequence[int] | None, most_lag: int | None) -> Tensor:
