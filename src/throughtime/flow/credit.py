@@ -21,7 +21,7 @@ from throughtime.flow.lags import lag_profile
 from throughtime.flow.linear.linearise import linearise
 from throughtime.flow.linear.sweep import LOG10_2, NEVER, Carried, log10, norms_of, sources_of, split, sweep
 from throughtime.flow.linear.tangent import Tangent
-from throughtime.flow.linear.trajectory import follow
+from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
 from throughtime.records import CreditRecord, Floats
 
@@ -111,7 +111,7 @@ def credit_along(
         parts=tangent.parts,
         derivative=derivative,
         log10_pairs=pairs,
-        log10_direct=_where(running, _direct(delta)),
+        log10_direct=log10_direct(along, delta),
         log10_adjoint=log10_adjoint(tangent, through_time, derivative),
         log10_parts={name: part.numpy() for name, part in zip(tangent.parts, parts, strict=True)},
         lags=lag_profile(pairs, steps.numpy(), most=most_lag),
@@ -119,6 +119,12 @@ def credit_along(
         seconds=time.perf_counter() - began,
         sources=None if sources is None else steps.numpy(),
     )
+
+
+def log10_direct(along: Trajectory, delta: Tensor) -> Floats:
+    """log10 ‖δ_t‖, (T, B), also where squares leave the range of the dtype; NaN past a sequence's end."""
+    scaled, exponents = split(delta, (0, -1))
+    return _where(along.running(), log10(torch.linalg.vector_norm(scaled, dim=(0, -1)), exponents))
 
 
 def log10_adjoint(tangent: Tangent, through_time: Adjoint, derivative: Derivative) -> Floats:
@@ -179,12 +185,6 @@ class _Book:
                 page[sources[:, 0], start:stop] = values
             else:
                 page[sources[r, b], start:stop, b] = values[r, :, b]
-
-
-def _direct(delta: Tensor) -> Tensor:
-    """log10 ‖δ_t‖, (T, B), also where squares leave the range of the dtype."""
-    scaled, exponents = split(delta, (0, -1))
-    return log10(torch.linalg.vector_norm(scaled, dim=(0, -1)), exponents)
 
 
 def _norms(tangent: Tangent, carried: Carried, derivative: Derivative) -> Tensor:

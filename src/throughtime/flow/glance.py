@@ -11,13 +11,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import Adjoint
-from throughtime.flow.credit import Derivative, log10_adjoint
+from throughtime.flow.credit import Derivative, log10_adjoint, log10_direct
 from throughtime.flow.lags import lag_profile
 from throughtime.flow.linear.sweep import NEVER, log10, norms_of, shift, split, window
 from throughtime.flow.linear.tangent import Tangent
@@ -60,14 +59,12 @@ def glance(
     pages = [empty.index_put(where, values[k, r, b]).cpu().numpy() for values in found]
 
     through_time = Adjoint(sweep.adjoint, sweep.powers[:, -1])
-    scaled, moved = split(delta, (0, -1))
-    direct = log10(torch.linalg.vector_norm(scaled, dim=(0, -1)), moved)
     return through_time, CreditRecord(
         cell=along.cell.name or type(along.cell).__name__,
         parts=tangent.parts,
         derivative=derivative,
         log10_pairs=pages[0],
-        log10_direct=np.asarray(torch.where(running, direct, torch.nan).cpu().numpy()),
+        log10_direct=log10_direct(along, delta),
         log10_adjoint=log10_adjoint(tangent, through_time, derivative),
         log10_parts=dict(zip(tangent.parts, pages[-tangent.P :], strict=True)),
         lags=lag_profile(pages[0], steps.cpu().numpy()),
