@@ -247,6 +247,11 @@ class Cell(nn.Module, ABC):
     # -- what follows from it
 
     @property
+    def title(self) -> str:
+        """What records and errors call it: the name it is known by, else that of its class."""
+        return self.name or type(self).__name__
+
+    @property
     def state_size(self) -> int:
         """S, the size of the whole state."""
         return len(self.parts) * self.hidden_size

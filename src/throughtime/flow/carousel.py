@@ -92,7 +92,7 @@ def carousel_of(seen: Sighting) -> tuple[CarouselRecord | None, tuple[str, ...]]
 def _undefined(cell: Cell) -> str | None:
     if CAROUSEL in cell.reads:
         return None
-    return f'"{cell.name or type(cell).__name__}" has no port "{CAROUSEL}"; its ports are {", ".join(cell.reads)}.'
+    return f'"{cell.title}" has no port "{CAROUSEL}"; its ports are {", ".join(cell.reads)}.'
 
 
 def _measured(

@@ -107,7 +107,7 @@ def credit_along(
 
     pairs = whole.numpy()
     return CreditRecord(
-        cell=along.cell.name or type(along.cell).__name__,
+        cell=along.cell.title,
         parts=tangent.parts,
         derivative=derivative,
         log10_pairs=pairs,

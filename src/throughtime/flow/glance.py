@@ -60,7 +60,7 @@ def glance(
 
     through_time = Adjoint(sweep.adjoint, sweep.powers[:, -1])
     return through_time, CreditRecord(
-        cell=along.cell.name or type(along.cell).__name__,
+        cell=along.cell.title,
         parts=tangent.parts,
         derivative=derivative,
         log10_pairs=pages[0],

@@ -116,7 +116,7 @@ def _record(
     grown = _grow(along, k, settled, spacing, _STRETCHES)
     exponents, error = _means(grown)
     return LyapunovRecord(
-        cell=along.cell.name or type(along.cell).__name__,
+        cell=along.cell.title,
         exponents=exponents,
         error=error,
         check=growth_of_neighbours(along, settled),

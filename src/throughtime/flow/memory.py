@@ -48,7 +48,7 @@ def memory(
     ends = along.ends()
     asked = [ends] if at is None else [torch.where(ends >= t, t, NEVER) for t in at]
     return MemoryRecord(
-        cell=along.cell.name or type(along.cell).__name__,
+        cell=along.cell.title,
         log10_memory=np.stack([memory_along(tangent, steps).cpu().numpy() for steps in asked]),
         at=torch.stack(asked).cpu().numpy(),
         dtype=str(along.x.dtype).removeprefix("torch."),

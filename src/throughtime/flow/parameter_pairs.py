@@ -94,7 +94,7 @@ class _Maps:
         self._made = [new[part] for part in cell.parts]
         if "weight_hh" in p and _depends(self._made, p["weight_hh"]):
             raise FlowError(
-                f'the step of "{cell.name or type(cell).__name__}" uses weight_hh otherwise than by calling its maps '
+                f'the step of "{cell.title}" uses weight_hh otherwise than by calling its maps '
                 "(W.block(v)), so what a pair of steps gives it cannot be told; parameter_terms serves any step."
             )
         self._factors = {block: self._factor(tap) for block, tap in self._taps.items()}

@@ -138,7 +138,7 @@ def parameter_credit_along(
     with np.errstate(invalid="ignore"):  # of nothing there is no share: −inf less −inf is NaN
         shares = {name: values[1:] - values[0] for name, values in rest.items()}
     return ParameterCredit(
-        cell=along.cell.name or type(along.cell).__name__,
+        cell=along.cell.title,
         lags=np.asarray(lags),
         log10_terms=terms.log10(),
         log10_rest=shares,

@@ -207,8 +207,7 @@ def _measured(
 def _port(cell: Cell, port: str) -> str:
     if port not in cell.reads:
         raise FlowError(
-            f'"{cell.name or type(cell).__name__}" has no port "{port}"; its ports are {", ".join(cell.reads)}. Name '
-            "one of these."
+            f'"{cell.title}" has no port "{port}"; its ports are {", ".join(cell.reads)}. Name one of these.'
         )
     return port
 

@@ -178,7 +178,7 @@ def singular_of(seen: Sighting) -> tuple[SingularRecord | None, tuple[str, ...]]
     if reach < longest:
         notes.append(f"Singular values were followed {reach} steps back, not to the start.")
     return SingularRecord(
-        cell=along.cell.name or type(along.cell).__name__,
+        cell=along.cell.title,
         lags=np.asarray(asked),
         log10_values=medians(values),
         stretched=np.asarray(first[0].cpu().numpy()),

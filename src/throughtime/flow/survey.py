@@ -88,7 +88,7 @@ def survey(
     gains, bound = _stretching(seen, limits) if not quick else (np.full(along.T, np.nan), None)
     further, limited = _further(seen) if extent == "whole" else ({}, ())
     return FlowRecord(
-        cell=along.cell.name or type(along.cell).__name__,
+        cell=along.cell.title,
         layer=seen.name,
         moment=moment,
         update=update,

@@ -99,7 +99,7 @@ class UnitWise(Tangent):
             found = _cut(self.along, start, min(start + self._size, self.along.T))
             if found is None:
                 raise FlowError(
-                    f'the step of "{self.cell.name or type(self.cell).__name__}" goes another way at step {start} than '
+                    f'the step of "{self.cell.title}" goes another way at step {start} than '
                     "at the first; a step may not look at its number, nor choose by the numbers it sees."
                 )
             self._kept[number] = found
@@ -152,7 +152,7 @@ def _cut(along: Trajectory, start: int, stop: int) -> Diagonals | None:
         new, _ = cell.step(leaves, Read(**ports), Weights(taps, along.parameters))
     if watch.random:
         raise FlowError(
-            f'the step of "{cell.name or type(cell).__name__}" draws random numbers (dropout?), so its Jacobian would '
+            f'the step of "{cell.title}" draws random numbers (dropout?), so its Jacobian would '
             f"be random; measure it with that switched off."
         )
     z = [new[part] for part in cell.parts]
