@@ -98,20 +98,21 @@ def test_two_layers_both_ways_packed_unsorted(kind: str, loss: str) -> None:
     all_agree(caught(module, step), ByHand(module, x, lengths, how), pairs_too=True)
 
 
-@pytest.mark.parametrize("how", ["plain", "batch_first", "packed", "alone"])
+@pytest.mark.parametrize("how", ["plain", "batch_first", "packed", "packed, batch_first", "alone"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_between_layers_with_the_masks_that_were_drawn(kind: str, how: str) -> None:
     steps = 4
-    lengths = [3, 4, 1, 2] if how == "packed" else [steps] if how == "alone" else [steps] * 2
+    first, packing = how.endswith("batch_first"), how.startswith("packed")
+    lengths = [3, 4, 1, 2] if packing else [steps] if how == "alone" else [steps] * 2
     n = len(lengths)
-    module = KINDS[kind](I, H, 3, dropout=0.4, bidirectional=True, batch_first=how == "batch_first").double()
+    module = KINDS[kind](I, H, 3, dropout=0.4, bidirectional=True, batch_first=first).double()
     x = torch.randn(steps, n, I).double()
     torch.rand(7)  # the random state is somewhere
     state = torch.get_rng_state()
     loss = losses(2 * H, lengths)["both"]
 
     def step() -> None:
-        if how == "packed":
+        if packing:
             packed = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
             packed, final = module(packed)
             output = pad_packed_sequence(packed)[0]
@@ -120,8 +121,8 @@ def test_dropout_between_layers_with_the_masks_that_were_drawn(kind: str, how: s
             output = output.unsqueeze(1)
             final = tuple(f.unsqueeze(1) for f in final) if isinstance(final, tuple) else final.unsqueeze(1)
         else:
-            output, final = module(x.transpose(0, 1) if how == "batch_first" else x)
-            output = output.transpose(0, 1) if how == "batch_first" else output
+            output, final = module(x.transpose(0, 1) if first else x)
+            output = output.transpose(0, 1) if first else output
         loss(output, final if isinstance(final, tuple) else (final,)).backward()
 
     torch.set_rng_state(state)
@@ -131,7 +132,7 @@ def test_dropout_between_layers_with_the_masks_that_were_drawn(kind: str, how: s
     torch.set_rng_state(state)
     masks = []
     for _ in range(2):
-        if how == "packed":
+        if packing:
             sizes = pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=False)
             drawn = F.dropout(torch.ones(len(sizes.data), 2 * H).double(), 0.4)
             masks.append(pad_packed_sequence(sizes._replace(data=drawn))[0])

@@ -133,7 +133,8 @@ class LayerCatcher:
                 "what was dropped between its layers cannot be known, as GPUs draw it in memory of their own; watch it "
                 "with dropout=0, or on the CPU."
             )
-        inside = output.unsqueeze(1) if pick.alone else output.transpose(0, 1) if pick.batch_first else output
+        turned = pick.batch_first and pick.rows is None  # packed data has a row a step and sequence, however it came
+        inside = output.unsqueeze(1) if pick.alone else output.transpose(0, 1) if turned else output
         shape, rows = inside.shape, pick.rows
         if isinstance(given, Padded) and given.lengths is not None:
             lengths = given.lengths.detach().cpu()
