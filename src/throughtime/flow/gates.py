@@ -29,7 +29,8 @@ def gates(
     """Mean opening of each gate, and the shares nearly shut (< 0.1) and nearly open (> 0.9), by step and by unit.
 
     For a candidate in −1..1 the shares are of < −0.9 and > 0.9. Steps past a sequence's end do not count; a step that
-    no sequence has is NaN. Empty for a cell without gates. Raises FlowError as `tt.flow.jacobians` does.
+    no sequence has is NaN. Empty for a cell without gates. Costs a run of the cell.
+    Raises FlowError if a state is not finite, or if shapes or lengths do not fit.
     """
     return gates_along(follow(cell, x, state, lengths=lengths, parameters=parameters))
 
@@ -46,6 +47,7 @@ def saturation(
 
     A logistic gate is flat under 0.026 and over 0.974, a tanh candidate beyond ±0.949; gates without limits are left
     out. For a cell of the form φ(W h + …) the share is that of φ, under the name of the part it makes.
+    Costs a run of the cell. Raises FlowError if a state is not finite, or if shapes or lengths do not fit.
     """
     return saturation_along(follow(cell, x, state, lengths=lengths, parameters=parameters))
 

@@ -81,6 +81,7 @@ def spectrum(
 
     `error` is the standard error from up to 8 stretches of each sequence, taken as independent; NaN where there is one
     alone. `check` is the largest exponent found again from two neighbouring trajectories, without any derivative.
+    Costs as much as `lyapunov` and two more runs of the cell; raises FlowError as it does.
     """
     began = time.perf_counter()
     return _record(follow(cell, x, state, lengths=lengths, parameters=parameters), k, transient, spacing, began)
