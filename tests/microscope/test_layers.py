@@ -170,6 +170,21 @@ def test_several_backward_passes_add_up() -> None:
     close(weight_gradient(seen), module.weight_ih_l0.grad, MEASURE)
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_a_penalty_on_the_gradient_is_told(kind: Any) -> None:
+    """What it adds enters inside the steps: what comes back to the output is not all there is."""
+    module = kind(I, H)
+
+    def step() -> None:
+        x = torch.randn(T, B, I, requires_grad=True)
+        loss = module(x)[0].square().sum()
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        (loss + slope.square().sum()).backward()
+
+    with pytest.raises(FlowError, match="create_graph"):
+        caught(module, step)
+
+
 def test_hooks_on_the_gradient_come_before() -> None:
     """What somebody's hook makes of the gradient at the output is what goes on into the layer."""
     module = nn.LSTM(I, H).double()

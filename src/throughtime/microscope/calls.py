@@ -223,6 +223,7 @@ class Call:
     returned: dict[str, Tensor] = field(default_factory=dict)  # part -> what went back from here to `after`
     answered: bool = False
     changed: bool = False  # its weights were, before the gradient came
+    differentiated: bool = False  # whether a backward pass was, that came here
 
 
 def chains(calls: Sequence[Call]) -> list[list[Call]]:

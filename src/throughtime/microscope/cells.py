@@ -292,7 +292,7 @@ class CellCatcher:
             step.differentiated |= torch.is_grad_enabled()
             if (task, id(step.weights)) not in compared:
                 compared.add((task, id(step.weights)))
-                step.changed = not step.weights.stands()
+                step.changed |= not step.weights.stands()
 
         return arrived
 

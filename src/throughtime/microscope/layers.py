@@ -236,6 +236,7 @@ class LayerCatcher:
             gradient = gradients[place]
             if gradient is None:
                 return
+            call.differentiated |= torch.is_grad_enabled()
             with torch.no_grad():
                 its = call.pick.steps(gradient) if name == OUTPUT else call.pick.states(gradient)
                 into[name] = into[name] + its if name in into else its  # there may be several backward passes

@@ -90,6 +90,11 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
             f"the weights of {name} changed between its call and the gradient's return, so that gradient belongs to no "
             "one set of weights; update them after the backward pass."
         )
+    if any(call.differentiated for call in calls):
+        raise FlowError(
+            f"a backward pass through {name} was differentiated itself (create_graph), so gradient enters inside its "
+            "steps, where it cannot be seen; watch a step without that."
+        )
     first, H, D = calls[0], anatomy.cells[0].hidden_size, anatomy.directions
     n = len(first.pick.sequences)
     lengths = torch.stack([call.pick.lengths for call in calls])
