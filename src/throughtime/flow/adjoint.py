@@ -101,7 +101,7 @@ def gather(tangent: Tangent, delta: Tensor) -> Adjoint:
                 row.add_(delta[:, k : k + 1])
             low, high = torch.aminmax(torch.linalg.vector_norm(row, dim=(0, 1, -1)))
             if not (float(low) >= 1 / most and float(high) <= most) and _leaves(row):
-                check_finite(row, k)
+                check_finite(row, f"at step {k}")
                 smaller, moved = split(row, (0, 1, -1))
                 row.copy_(smaller)
                 power, scaled = power + moved, True

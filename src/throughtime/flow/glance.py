@@ -14,11 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from throughtime.errors import FlowError
 from throughtime.flow.adjoint import Adjoint
 from throughtime.flow.credit import Derivative, log10_adjoint, log10_direct
 from throughtime.flow.lags import lag_profile
-from throughtime.flow.linear.sweep import NEVER, log10, norms_of, shift, split, window
+from throughtime.flow.linear.sweep import NEVER, log10, norms_of, outgrown, shift, split, window
 from throughtime.flow.linear.tangent import Tangent
 from throughtime.records import CreditRecord
 
@@ -145,15 +144,8 @@ class _Sweep:
 
     def _look(self, rows: Tensor, k: int) -> None:
         """Rescale rows before they leave the dtype's range."""
-        most = window(rows.dtype) ** 0.25
-        largest = rows.abs().amax((0, -1))
-        if bool((((largest >= 1 / most) & (largest <= most)) | (largest == 0)).all()):
+        if not outgrown(rows.abs().amax((0, -1)), window(rows.dtype) ** 0.25, f"at step {k}", steps="a few steps"):
             return
-        if not bool(torch.isfinite(largest).all()):
-            raise FlowError(
-                f"the gradient is not finite at step {k}: a few steps took it beyond the range of {rows.dtype}. "
-                "Look at the size of the weights, or measure in float64."
-            )
         scaled, moved = split(rows)
         rows.copy_(scaled)
         self._power += moved

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Read
-from throughtime.errors import FlowError
-from throughtime.flow.linear.sweep import split, window
+from throughtime.flow.linear.sweep import outgrown, split, window
 from throughtime.flow.linear.tangent import Tangent
 from throughtime.flow.linear.whole import Whole
 
@@ -67,13 +66,8 @@ def abreast(tangent: Tangent, seeds: Tensor, exponents: Tensor, *, most_lag: int
 
 def _in_range(rows: Tensor, powers: Tensor, lag: int) -> tuple[Tensor, Tensor, bool]:
     """The same rows, rescaled if any comes near the end of the dtype's range; whether any is not zero."""
-    largest, most = rows.abs().amax((0, -1)), window(rows.dtype)
-    if bool(((largest != 0) & ~((largest >= 1 / most) & (largest <= most))).any()):
-        if not bool(torch.isfinite(largest).all()):
-            raise FlowError(
-                f"the gradient is not finite {lag} steps back: one step took it beyond the range of {rows.dtype}. "
-                "Look at the size of the weights, or measure in float64."
-            )
+    largest = rows.abs().amax((0, -1))
+    if outgrown(largest, window(rows.dtype), f"{lag} steps back"):
         rows, moved = split(rows)
         powers = powers + moved
     return rows, powers, bool(largest.any())

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from throughtime.errors import FlowError
-from throughtime.flow.linear.sweep import NEVER, log10, shift, split, window
+from throughtime.flow.linear.sweep import NEVER, log10, outgrown, shift, split, window
 from throughtime.flow.linear.tangent import Tangent
 
 
@@ -120,13 +119,7 @@ def left_by_lag(tangent: Tangent, families: Sequence[Family], starts: Tensor, se
 
 def _keep_in_range(rows: Tensor, exponents: Tensor, k: int) -> None:
     """Rescale the rows (P, r, F, B, H), and count it, if any of them comes near the end of the dtype's range."""
-    largest, most = rows.abs().amax((0, -1)), window(rows.dtype)
-    if bool(((largest != 0) & ~((largest >= 1 / most) & (largest <= most))).any()):
-        if not bool(torch.isfinite(largest).all()):
-            raise FlowError(
-                f"the gradient is not finite at step {k}: one step took it beyond the range of {rows.dtype}. Look at "
-                "the size of the weights, or measure in float64."
-            )
+    if outgrown(rows.abs().amax((0, -1)), window(rows.dtype), f"at step {k}"):
         rows[:], moved = split(rows)
         exponents += moved
 

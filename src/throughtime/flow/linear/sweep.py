@@ -81,13 +81,24 @@ def _sharpened(norms: Tensor, rows: Tensor, alive: Tensor) -> Tensor:
     return norms
 
 
-def check_finite(values: Tensor, k: int) -> None:
-    """Raises FlowError if what the step to k made is not finite."""
+def check_finite(values: Tensor, at: str, *, steps: str = "one step") -> None:
+    """Raises FlowError if what these steps made is not finite; `at` says where that is."""
     if not bool(torch.isfinite(values).all()):
         raise FlowError(
-            f"the gradient is not finite at step {k}: one step took it beyond the range of {values.dtype}. "
+            f"the gradient is not finite {at}: {steps} took it beyond the range of {values.dtype}. "
             "Look at the size of the weights, or measure in float64."
         )
+
+
+def outgrown(largest: Tensor, most: float, at: str, *, steps: str = "one step") -> bool:
+    """Whether any row must be rescaled: its largest number is not in 1/most..most, and not a true zero.
+
+    Raises FlowError as `check_finite` does.
+    """
+    if not bool(((largest != 0) & ~((largest >= 1 / most) & (largest <= most))).any()):
+        return False
+    check_finite(largest, at, steps=steps)
+    return True
 
 
 def sources_of(delta: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +167,7 @@ class _Flight:
             self._first < self._least
         )  # was once nearly lost against the rest of its row
         self._beginning = _beginnings(starts)
-        check_finite(self._first, int(starts.max()))
+        check_finite(self._first, f"at step {int(starts.max())}")
 
     def begin(self, k: int) -> None:
         """Put in the rows that start at k."""
@@ -194,7 +205,7 @@ class _Flight:
                 scaled, powers = split(rows)
                 rows.copy_(scaled)
                 norms.copy_(norms_of(rows, alive))
-                check_finite(norms, k)
+                check_finite(norms, f"at step {k}")
             self.exponents[here] += powers
             alive &= norms.amax(0) != 0
             self._absent[here] = (~alive).to(norms)
