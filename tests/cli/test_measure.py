@@ -136,6 +136,41 @@ def transposed():
 
 def no_loss():
     return Reader(), 3
+
+
+class Ending(Reader):
+    def forward(self, x):
+        raise SystemExit("that was all")
+
+
+def ends_later():
+    return Ending()
+
+
+def in_the_loss():
+    return Reader(), lambda output, y: exit()
+
+
+def a_pair():
+    return Reader(), lambda output, y: (nn.functional.cross_entropy(output, y), output)
+
+
+def moves():
+    import os
+
+    os.chdir("/")
+    return Reader()
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+def too_late(data):
+    raise AssertionError("nothing was to be run")
+
+
+standing = Reader()
 '''
 
 
@@ -152,6 +187,8 @@ def here(tmp_path, rng):
     np.savez(tmp_path / "four.npz", x=x, y=np.arange(40) % 4)
     np.savez(tmp_path / "steps.npz", x=x, y=rng.normal(size=(40, 5, 3)))
     np.savez(tmp_path / "unlike.npz", x=x, y=y[:30])
+    np.savez(tmp_path / "square.npz", x=x[:6], y=y[:6])
+    np.savez(tmp_path / "long.npz", x=x, y=y, lengths=np.full(40, 7))
     np.savez(tmp_path / "untold.npz", x=x)
     np.savez(tmp_path / "words.npz", x=x, y=np.array(["a", "b"] * 20))
     return tmp_path
@@ -258,6 +295,18 @@ def test_an_existing_folder_is_kept_or_replaced_when_asked(call, here):
     assert files(here / "mine") == ["thesis.tex"]
 
 
+def test_ctrl_c_is_told_and_leaves_nothing(call, here):
+    before = files(here)
+    status, out, err = call("measure", "model.py:interrupted", "--data", "batch.npz")
+    assert (status, out, err.splitlines()[-1]) == (130, "", "throughtime: interrupted; nothing was kept.")
+    assert files(here) == before
+
+
+def test_a_file_that_goes_to_another_folder_takes_nothing_with_it(call, here):
+    assert call("measure", "model.py:moves", "--data", "batch.npz", "--out", "a")[0] == 0
+    assert (here / "a" / "report.html").is_file()
+
+
 def test_a_trained_study_is_measured_again(call, here):
     small = ("--epochs", 1, "--hidden", 4, "--batch-size", 8, "--quiet")
     assert call("compare", "batch.npz", "--cells", "rnn,lstm", "--out", "a", *small)[0] == 0
@@ -315,8 +364,15 @@ BAD = {
     "no such layer": (["model.py:make", *BATCH, "--layer", "lstm"], '--layer "lstm"'),
     "no such device": (["model.py:make", *BATCH, "--device", "abacus"], "'abacus' cannot be used"),
     "an empty batch": (["model.py:make", *BATCH, "--batch", "0"], "--batch"),
+    "a model in the place of a function": (["model.py:standing", *BATCH], "standing is a model that stands already"),
+    "a model that ends": (["model.py:ends_later", *BATCH], "SystemExit: that was all"),
+    "a loss that ends": (["model.py:in_the_loss", *BATCH], "SystemExit"),
+    "a loss of two things": (["model.py:a_pair", *BATCH], "a tuple, and has to be a single number; return that"),
+    "lengths beyond the steps": (["model.py:make", "--data", "long.npz"], "from 1 to the 6 steps of x"),
+    "as many sequences as steps": (["model.py:transposed", "--data", "square.npz"], "pass --time-first"),
+    "a file in the folder's place": (["model.py:make", *BATCH, "--out", "notes.txt"], "so it is not replaced"),
     "a folder of something else": (["."], "is not the folder of a study"),
-    "an unwritable place": (["model.py:make", *BATCH, "--out", "notes.txt/a"], "notes.txt"),
+    "an unwritable place": (["model.py:too_late", *BATCH, "--out", "notes.txt/a"], "notes.txt is no folder"),
 }
 
 

@@ -98,6 +98,7 @@ def test_the_arrays_of_a_file_are_handed_over_as_they_are(tmp_path, rng):
     assert (taken.card.inputs, taken.card.outputs, taken.card.kind) == (2, 3, "regression")
     some = from_arrays(tmp_path / "a.npz", batch=3, time_first=False)
     assert sorted(some.arrays["lengths"].tolist()) == [1, 4, 5], "the shortest, the middle, the longest"
+    assert some.said == "3 of 7 sequences in a.npz, 1 to 5 of 5 steps"
 
     np.savez(tmp_path / "b.npz", x=x.swapaxes(0, 1), y=rng.integers(3, size=(5, 7)), lengths=lengths)
     turned = from_arrays(tmp_path / "b.npz", batch=3, time_first=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from throughtime.cli.options import Reading, given
+from throughtime.cli.session import INTERRUPTED
 from throughtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -97,16 +98,17 @@ def run(
 
     place = out or fresh(f"measure-{(Path(file).stem if file else folder.resolve().name)}")
     check_free(place, overwrite=overwrite)
+    whole = place.absolute()  # before code is run that may go to another folder
 
     from throughtime.inspection.measure import Asked, measure
     from throughtime.inspection.runs import measure_again
 
     command = shlex.join(["throughtime", *sys.argv[1:]])
     asked = Asked(data, given(reading), batch, seed, device, tuple(layer or ()), time_first, derivative.value, command)
-    with _saying() as say:
+    with _interruptible(), _saying() as say:
         measured = measure(Path(file), name, asked, say) if file else measure_again(folder, asked, say)
         say("writing the report")
-        keep(measured, place, overwrite=overwrite)
+        keep(measured, whole, overwrite=overwrite)
     _show(measured)
     typer.echo(f"report: {place / 'report.html'}")
 
@@ -122,6 +124,16 @@ def _parsed(target: str) -> tuple[str, str]:
         f"{target}: is no folder, and not FILE.py:FUNCTION; name a Python file and a function in it that returns your "
         "model, as in my_model.py:make, or the folder of a run."
     )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends with a line: whoever trains in the factory is to know that nothing of it was kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("throughtime: interrupted; nothing was kept.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

@@ -217,8 +217,8 @@ def _unlike(output: Tensor, y: Tensor, specimen: Specimen) -> str:
 
 def _checked(value: Any) -> Tensor:
     if not isinstance(value, Tensor) or value.numel() != 1:
-        what = f"{_shape(value)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise InputError(f"the loss is {what}, and has to be a single number; take its mean, for example.")
+        advice = "take its mean, for example" if isinstance(value, Tensor) else "return that, as a tensor"
+        raise InputError(f"the loss is {what(value)}, and has to be a single number; {advice}.")
     if not value.requires_grad:
         raise InputError(
             "the loss has no gradient: it does not depend on the model's weights, or they were run under "

@@ -104,6 +104,8 @@ def load(path: Path, name: str) -> Factory:
     function = getattr(_run(path), name, None)
     if not callable(function):
         raise InputError(f'{path}: has no function "{name}"; {known}.')
+    if isinstance(function, nn.Module):
+        raise InputError(f"{path}: {name} is a model that stands already; name a function that returns it.")
     return Factory(path, name, function)
 
 

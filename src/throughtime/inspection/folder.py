@@ -25,13 +25,17 @@ NAME = "measurement.json"
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
-    """Raise InputError if a measurement may not be kept at `path`."""
+    """Raise InputError if a measurement may not, or cannot, be kept at `path`."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        why = "may not be written to" if above.is_dir() else "is no folder"
+        raise InputError(f"{path}: cannot be written, as {above} {why}; choose another --out.")
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not overwrite:
-        raise InputError(f"{path} exists already; choose another --out, or replace it with --overwrite.")
     if not (path / NAME).is_file():
         raise InputError(f"{path} is not the folder of a measurement, so it is not replaced; choose another --out.")
+    if not overwrite:
+        raise InputError(f"{path} exists already; choose another --out, or replace it with --overwrite.")
 
 
 def keep(measurement: Measurement, path: Path, *, overwrite: bool = False) -> None:

@@ -69,7 +69,14 @@ def measure(path: Path, name: str, asked: Asked, say: Say = lambda _: None) -> M
 
 
 def _read(asked: Asked) -> tuple[Specimen, Batches | None]:
-    count = SEQUENCES if asked.batch is None else asked.batch
+    """The batch; if nobody asked for its size, never as many sequences as steps: that hides a layer that mixes them."""
+    found = _taken(asked, SEQUENCES if asked.batch is None else asked.batch)
+    if asked.batch is None and 1 < found[0].size == found[0].steps:
+        return _taken(asked, found[0].size - 1)
+    return found
+
+
+def _taken(asked: Asked, count: int) -> tuple[Specimen, Batches | None]:
     source = str(asked.data)
     if source.endswith(".npz"):
         specimen.refuse_reading(Path(source), asked.reading)
@@ -104,7 +111,7 @@ def _step(made: Made, path: Path, name: str, taken: Specimen, target: torch.devi
     with torch.enable_grad(), watching, witness(model) as seen:
         try:
             output = call(model)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             why = f"the model cannot be run on these data: {calling.failed(model, call, error)}"
             raise InputError(f"{place(path, error)}: {why}") from error
         unsure = seen.check(here.size, here.steps, time_first=here.time_first)
@@ -136,7 +143,7 @@ def _judged(output: Any, here: Specimen, loss: Loss | None, path: Path) -> calli
         return calling.judge(output, here, loss)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         given = f"the loss was given {calling.what(output)} and the targets {calling.what(here.y)}"
         raise InputError(f"{place(path, error)}: {given}: {short(error)}") from error
 

@@ -147,6 +147,11 @@ def from_arrays(path: Path, *, batch: int, time_first: bool) -> Specimen:
                 )
             )
     lengths = arrays.get("lengths")
+    if lengths is not None and (lengths.ndim != 1 or lengths.min() < 1 or lengths.max() > steps):
+        raise InputError(
+            f"{path}: lengths is {lengths.dtype} {lengths.shape}, {lengths.min()} to {lengths.max()}; it has to be one "
+            f"number of steps for each sequence, from 1 to the {steps} steps of {main}."
+        )
     order = np.argsort(lengths, kind="stable") if lengths is not None else np.arange(total)
     chosen = np.sort(order[np.unique(np.linspace(0, total - 1, min(batch, total)).round().astype(int))])
     taken = {name: _tensor(np.take(array, chosen, axes[name])) for name, array in everything.items()}
@@ -154,7 +159,13 @@ def from_arrays(path: Path, *, batch: int, time_first: bool) -> Specimen:
     each_step = y.ndim >= 2 and y.shape[:2] == x.shape[:2]
     some = f"{len(chosen)} of {total}" if len(chosen) < total else f"the {total}"
     card = _card(path, x, y, lengths, each_step, steps, total)
-    said = f"{some} sequences in {path.name}, {steps} steps each"
+    ends = np.full(total, steps) if lengths is None else lengths
+    span = (
+        f"{steps} steps each"
+        if ends.min() == steps
+        else f"{ends[chosen].min()} to {ends[chosen].max()} of {steps} steps"
+    )
+    said = f"{some} sequences in {path.name}, {span}"
     return Specimen(taken, answer, card, said, steps, len(chosen), each_step, None, time_first, target)
 
 
