@@ -19,6 +19,7 @@ from throughtime.errors import FlowError
 from throughtime.modules import Recurrent
 
 OUTPUT = ""  # stands for what a module put out, where parts of the state are named
+ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
 
 _MODES = {
     "LSTM": ("lstm", {}),
@@ -236,3 +237,16 @@ def chains(calls: Sequence[Call]) -> list[list[Call]]:
             its = next(chain for chain in found.values() if chain[-1] is call.after)
             its.append(call)
     return list(found.values())
+
+
+def remarks(what: str, goes_on: bool, dtype: torch.dtype) -> tuple[str, ...]:
+    """Sentences on what is not measured: the way on from the initial state, and the rounding of half precision."""
+    said = []
+    if goes_on:
+        said.append("What reaches the initial state goes on from there; it was not followed further.")
+    if dtype in (torch.bfloat16, torch.float16):
+        said.append(
+            f"The {what} computed in {str(dtype).removeprefix('torch.')}; measured are its equations in float64, at "
+            "the states that it put out."
+        )
+    return tuple(said)

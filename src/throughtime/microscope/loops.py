@@ -21,9 +21,8 @@ from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
 from throughtime.flow.linear.trajectory import Trajectory
 from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import Snapshot
+from throughtime.microscope.calls import ROUNDINGS, Snapshot, remarks
 
-_ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
 _BACK = 4096.0  # how many roundings of its dtype a step back may be away from the equations' derivative,
 _AT_MOST = 0.5  # but not more than this, of the gradients before and after it
 _OWN, _NEXT, _ANOTHERS = range(3)  # who read a state: the step that made it, the one after it, a call of another chain
@@ -198,7 +197,7 @@ def _along(name: str, cell: Cell, chain: Sequence[Step]) -> tuple[Trajectory, Ma
 
 def _check_equations(name: str, along: Trajectory, off: Mapping[str, Tensor], chain: Sequence[Step]) -> None:
     """Raise FlowError if the steps are further from the equations than the rounding of their dtype explains."""
-    allowed = _ROUNDINGS * max(torch.finfo(step.dtype).eps for step in chain)
+    allowed = ROUNDINGS * max(torch.finfo(step.dtype).eps for step in chain)
     if all(float(by.max()) <= allowed for by in off.values()):
         return
     slack = allowed * _size(along)
@@ -268,11 +267,4 @@ def _notes(chain: Sequence[Step]) -> tuple[str, ...]:
             "Inputs of later steps were made from earlier outputs; what comes back that way counts as reaching those "
             "outputs directly, not as coming through the steps between."
         )
-    if first.goes_on or first.before is not None:
-        said.append("What reaches the initial state goes on from there; it was not followed further.")
-    if first.dtype in (torch.bfloat16, torch.float16):
-        said.append(
-            f"The cell computed in {str(first.dtype).removeprefix('torch.')}; measured are its equations in float64, "
-            "at the states that it put out."
-        )
-    return tuple(said)
+    return (*said, *remarks("cell", first.goes_on or first.before is not None, first.dtype))

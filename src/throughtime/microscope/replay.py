@@ -23,10 +23,9 @@ from throughtime.flow.adjoint import checked
 from throughtime.flow.linear.sweep import shift
 from throughtime.flow.linear.trajectory import Trajectory
 from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import OUTPUT, Anatomy, Call
+from throughtime.microscope.calls import OUTPUT, ROUNDINGS, Anatomy, Call, remarks
 
 _SAME = 1e-13  # two ways to the same float64
-_ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
 
 
 @dataclass(frozen=True)
@@ -173,14 +172,7 @@ def _notes(calls: Sequence[Call]) -> tuple[str, ...]:
         said.append(f"{kept} of the {first.pick.B} sequences of the batch were measured, evenly spread by length.")
     if len(calls) > 1:
         said.append(f"{len(calls)} calls that hand their state on are one run of steps here.")
-    if first.goes_on:
-        said.append("What reaches the initial state goes on from there; it was not followed further.")
-    if first.dtype in (torch.bfloat16, torch.float16):
-        said.append(
-            f"The layer computed in {str(first.dtype).removeprefix('torch.')}; measured are its equations in float64, "
-            "at the states that it put out."
-        )
-    return tuple(said)
+    return (*said, *remarks("layer", first.goes_on, first.dtype))
 
 
 # -- up through the layers: what ran
@@ -349,7 +341,7 @@ def _check_finite(chain: _Chain, layer: int, direction: int, x: Tensor, initial:
 
 def _check_equations(chain: _Chain, layer: int, direction: int, along: Trajectory, off: Tensor) -> None:
     """Raise FlowError if the steps are further from the output than the rounding of its dtype explains."""
-    allowed = _ROUNDINGS * chain.rounding
+    allowed = ROUNDINGS * chain.rounding
     if float(off.max()) <= allowed:
         return
     slack = allowed * _size(along)
