@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.tolerances import near
-from throughtime.flow.lags import lag_profile, medians, quantiles
+from throughtime.flow.lags import lag_profile, medians, quartiles
 
 ZERO, NONE = -np.inf, np.nan
 
@@ -50,11 +50,11 @@ def test_a_profile_of_some_sources_and_of_one_part() -> None:
     assert profile.pairs.tolist() == [1, 1, 0]
 
 
-def test_quantiles_with_zeros_among_them() -> None:
-    assert quantiles(np.array([ZERO, ZERO, 1.0, 2.0, 3.0])).tolist() == [ZERO, 1.0, 2.0]
-    assert quantiles(np.array([ZERO, 1.0]), (0.5,)).tolist() == [ZERO]
+def test_quartiles_with_zeros_among_them() -> None:
+    assert quartiles(np.array([ZERO, ZERO, 1.0, 2.0, 3.0])).tolist() == [ZERO, 1.0, 2.0]
+    assert quartiles(np.array([ZERO, 1.0])).tolist() == [ZERO, ZERO, ZERO]
     values = np.random.default_rng(0).normal(size=101)
-    assert np.allclose(quantiles(values), np.quantile(values, (0.25, 0.5, 0.75)), rtol=1e-14)
+    assert np.allclose(quartiles(values), np.quantile(values, (0.25, 0.5, 0.75)), rtol=1e-14)
 
 
 def test_medians_leave_out_what_was_not_measured() -> None:

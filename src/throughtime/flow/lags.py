@@ -24,7 +24,7 @@ def lag_profile(
     counted = np.isfinite(start)
     rows = np.flatnonzero(counted.any(axis=1))
     longest = T - 1 if most is None else min(most, T - 1)
-    quartiles = np.full((longest + 1, 3), np.nan)
+    found = np.full((longest + 1, 3), np.nan)
     pairs = np.zeros(longest + 1, dtype=np.int64)
     size = max(1, _HELD // max(1, len(rows) * B))
     for first in range(0, longest + 1 if rows.size else 0, size):
@@ -35,19 +35,19 @@ def lag_profile(
         left[(at < 0)[..., None] | ~counted[rows]] = np.nan
         ascending = np.sort(left.reshape(len(lags), -1), axis=1)  # NaN last
         pairs[lags] = (~np.isnan(ascending)).sum(1)
-        quartiles[lags] = _quantiles(ascending, pairs[lags], (0.25, 0.5, 0.75))
-    lower, median, upper = quartiles.T
+        found[lags] = _quartiles(ascending, pairs[lags])
+    lower, median, upper = found.T
     return LagProfile(np.arange(longest + 1), median, lower, upper, pairs)
 
 
-def quantiles(values: Floats, shares: tuple[float, ...] = (0.25, 0.5, 0.75)) -> Floats:
-    """Quantiles of values that may be −inf (a true zero); one that falls between a zero and a number is −inf."""
-    return np.asarray(_quantiles(np.sort(values)[None], np.array([len(values)]), shares)[0])
+def quartiles(values: Floats) -> Floats:
+    """Quartiles of values that may be −inf (a true zero); one that falls between a zero and a number is −inf."""
+    return np.asarray(_quartiles(np.sort(values)[None], np.array([len(values)]))[0])
 
 
-def _quantiles(ascending: Floats, counts: Integers, shares: tuple[float, ...]) -> Floats:
+def _quartiles(ascending: Floats, counts: Integers) -> Floats:
     """The same for the first `counts` values of each row; NaN where there are none."""
-    at = np.maximum(counts - 1, 0)[:, None] * np.asarray(shares)
+    at = np.maximum(counts - 1, 0)[:, None] * np.array([0.25, 0.5, 0.75])
     under = at.astype(np.int64)
     low = np.take_along_axis(ascending, under, 1)
     high = np.take_along_axis(ascending, np.minimum(under + 1, np.maximum(counts - 1, 0)[:, None]), 1)

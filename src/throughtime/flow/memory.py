@@ -14,7 +14,7 @@ from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.errors import FlowError
-from throughtime.flow.lags import quantiles
+from throughtime.flow.lags import quartiles
 from throughtime.flow.linear.linearise import linearise
 from throughtime.flow.linear.sweep import NEVER, Carried, log10, norms_of, shift, sweep
 from throughtime.flow.linear.tangent import Tangent
@@ -104,10 +104,8 @@ def _profile(by_step: Tensor, ends: Tensor, most: int) -> LagProfile:
     counted = left[:, np.isfinite(left[0])]
     counted = counted - counted[:1]
     several: list[Floats] = [values[~np.isnan(values)] for values in counted]
-    quartiles = np.array([quantiles(values) if values.size else np.full(3, np.nan) for values in several]).T
-    return LagProfile(
-        np.arange(most + 1), quartiles[1], quartiles[0], quartiles[2], np.array([values.size for values in several])
-    )
+    lower, median, upper = np.array([quartiles(values) if values.size else np.full(3, np.nan) for values in several]).T
+    return LagProfile(np.arange(most + 1), median, lower, upper, np.array([values.size for values in several]))
 
 
 def _frobenius(tangent: Tangent, carried: Carried) -> Tensor:
