@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from tests.laws.variants import VARIANTS, Variant
-from tests.tolerances import MEASURE, close
+from tests.tolerances import IDENTITY, MEASURE, close
 from throughtime.cells import State
 from throughtime.errors import FlowError
 from throughtime.flow.linear.sweep import shift
@@ -376,6 +376,40 @@ def test_closing_lets_go() -> None:
     catcher.open()
     learn(module)()
     assert len(catcher.sightings()) == 1
+
+
+def test_calls_without_a_gradient_do_not_pile_up() -> None:
+    module = nn.LSTM(I, H)
+    catcher = LayerCatcher("encoder.rnn", module, None)
+    catcher.open()
+    for _ in range(300):  # an evaluation without no_grad
+        module(torch.randn(2, 1, I))
+    assert max(len(catcher._calls), len(catcher._finals), len(catcher._handles) // 3) < 100
+    learn(module)()
+    (seen,) = catcher.sightings()
+    assert seen.name == "encoder.rnn (call 301)"
+    catcher.close()
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_several_watchers_at_once_see_the_same_chain(kind: Any) -> None:
+    module = kind(I, H).double()
+    catchers = [LayerCatcher("encoder.rnn", module, None) for _ in range(3)]
+    for catcher in catchers:
+        catcher.open()
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    first, state = module(x[:3])
+    second, _ = module(x[3:], state)
+    (first.sum() + second.square().sum()).backward()
+    one, *others = [catcher.sightings() for catcher in catchers]
+    (seen,) = one
+    assert seen.along.T == T
+    close(weight_gradient(seen), module.weight_ih_l0.grad, IDENTITY)
+    for (other,) in others:
+        assert torch.equal(other.delta, seen.delta)
+        assert torch.equal(through_time(other), through_time(seen))
+    for catcher in catchers:
+        catcher.close()
 
 
 def test_opened_by_a_hook_of_the_call_itself() -> None:

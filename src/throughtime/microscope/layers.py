@@ -22,6 +22,8 @@ from throughtime.modules.recurrent import Padded
 
 Given = Tensor | PackedSequence | Padded
 
+_TIDY = 64  # calls after which those are forgotten that no gradient can come back to any more
+
 
 class LayerCatcher:
     """Catches the calls of one module, and the gradients that come back to their outputs and final states.
@@ -46,6 +48,7 @@ class LayerCatcher:
         self._finals: list[tuple[ref[Call], dict[str, _Mark]]] = []  # where the module put them
         self._ahead: tuple[Call, dict[str, Tensor]] | None = None  # the call that one goes on from, the aliases
         self._weights: Snapshot | None = None  # of the last call
+        self._count = 0  # calls that were caught
         self._idle = 0  # calls that no gradient can come back to
         self._random: Tensor | None = None
         self._trouble: Exception | None = None
@@ -79,7 +82,7 @@ class LayerCatcher:
         """See Catcher."""
         if self._trouble is not None:
             raise FlowError(f"{self.name} could not be followed: {self._trouble}") from self._trouble
-        if not self._calls:
+        if not self._count:
             raise FlowError(f"{self.name} {self._silence()}")
         if not self.answered:
             raise FlowError(
@@ -184,9 +187,12 @@ class LayerCatcher:
         if not torch.is_grad_enabled() or not asks:
             self._idle += 1
             return
+        self._count += 1
         with torch.no_grad():
             call = self._caught(given, stacked, start, final)
         self._ahead = None
+        if call.number % _TIDY == 0:
+            self._tidy()
         self._calls.append(ref(call))
         self._finals.append((ref(call), {part: _Mark.of(tensor) for part, tensor in final.items()}))
         self._await(stacked, call, call.came, OUTPUT)
@@ -195,6 +201,12 @@ class LayerCatcher:
         if call.after is not None:
             for part, tensor in start.items():
                 self._await(tensor, call, call.returned, part)
+
+    def _tidy(self) -> None:
+        """Forget calls whose graph is gone, and the hooks that went with it: an evaluation may make many."""
+        self._calls = [its for its in self._calls if its() is not None]
+        self._finals = [(its, final) for its, final in self._finals if its() is not None]
+        self._handles = [handle for handle in self._handles if handle.hooks_dict_ref() is not None]
 
     def _caught(self, given: Given, output: Tensor, start: dict[str, Tensor], final: dict[str, Tensor]) -> Call:
         padded = given if isinstance(given, Padded) else None
@@ -208,13 +220,15 @@ class LayerCatcher:
         before = None
         if self._ahead is not None:
             call, aliases = self._ahead
-            if all(start.get(part) is alias for part, alias in aliases.items()) and call.weights.same(weights):
+            if all(_stands_for(start.get(part), alias) for part, alias in aliases.items()) and call.weights.same(
+                weights
+            ):
                 before = call
         like = None if before is None else before.pick
         batch_first = padded is None and bool(self._module.batch_first)
         pick = Pick.of(x, self._sequences, batch_first, None if padded is None else padded.lengths, like)
         return Call(
-            number=len(self._calls) + 1,
+            number=self._count,
             pick=pick,
             x=pick.steps(x.data if isinstance(x, PackedSequence) else x),
             initial={part: pick.states(tensor) for part, tensor in start.items()},
@@ -271,6 +285,14 @@ def _handed_on(final: dict[str, _Mark], start: dict[str, Tensor]) -> bool:
     return final.keys() == start.keys() and all(
         given.requires_grad and final[part].same(_Mark.of(given)) for part, given in start.items()
     )
+
+
+def _stands_for(given: Tensor | None, alias: Tensor) -> bool:
+    """Whether a call was given this alias, or what other watches put in its place: an alias of it."""
+    node = None if given is None else given.grad_fn
+    while node is not None and node is not alias.grad_fn and type(node) is type(alias.grad_fn):
+        node = node.next_functions[0][0]
+    return given is not None and node is alias.grad_fn and _Mark.of(given).same(_Mark.of(alias))
 
 
 def _computed_in(output: Tensor) -> torch.dtype:
