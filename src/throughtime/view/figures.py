@@ -42,6 +42,9 @@ class Rule:
     label: str
 
 
+PERCENT = Rule("y", math.log10(0.01), "1%")  # on a logarithmic axis of shares
+
+
 @dataclass(frozen=True)
 class Series:
     """One line, with its band where it has quartiles or extremes."""

@@ -9,14 +9,13 @@ import numpy as np
 
 from throughtime.records import DepthRecord, Floats
 from throughtime.view import words
-from throughtime.view.figures import Axis, Lines, Rule, Series
+from throughtime.view.figures import PERCENT, Axis, Lines, Rule, Series
 from throughtime.view.markup import Html, Node, joined, tag, text
 from throughtime.view.page import Section, cell, figure, figures
 from throughtime.view.subject import Deep, Subject
 from throughtime.view.tables import table
 
 QUESTION = "How far down the layers does the gradient reach?"
-PERCENT = math.log10(0.01)
 FLOOR = -16.0  # how far down the axes go; the tables have the numbers
 
 
@@ -54,7 +53,7 @@ def _reach(one: Deep) -> Html:
     named = cell(one.label, one.colour)
     if not np.isfinite(share[-1]):
         return text("no layer of {}, whose loss has no gradient", named)
-    under = np.flatnonzero(~(share >= PERCENT))
+    under = np.flatnonzero(~(share >= PERCENT.at))
     down = N - 1 - int(under[-1]) if under.size else N
     far = f"all {words.some(N, 'layer')}" if down == N else f"{down} of the {words.some(N, 'layer')}"
     return text("{} of {} ({} left at the first)", far, named, words.left(float(share[0])))
@@ -85,12 +84,12 @@ def _shares(deep: Sequence[Deep]) -> Lines:
         f"the whole batch, evaluation mode. Computed in {dtypes}.",
         file="gradient-by-layer",
         x=Axis("layers passed, N − l"),
-        y=_axis("share of the gradient left", [*shares, np.array([PERCENT])]),
+        y=_axis("share of the gradient left", [*shares, np.array([PERCENT.at])]),
         series=tuple(
             Series(one.label, one.colour, range(len(share)), share[::-1], weight=2.5)
             for one, share in zip(deep, shares, strict=True)
         ),
-        rules=(Rule("y", PERCENT, "1%"),),
+        rules=(PERCENT,),
         height=360,
     )
 

@@ -73,5 +73,5 @@ def _flow_gaps(strand: Strand) -> list[str]:
     if now.bounds is None:
         gaps.append("bounds on the gradient.")
     if not now.examples:
-        gaps.append("real sequences step by step.")
+        gaps.append("what it did over real sequences, step by step.")
     return gaps

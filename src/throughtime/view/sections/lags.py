@@ -9,14 +9,13 @@ import numpy as np
 
 from throughtime.records import Floats, LagProfile
 from throughtime.view import words
-from throughtime.view.figures import DASHES, Axis, Lines, Rule, Series
+from throughtime.view.figures import DASHES, PERCENT, Axis, Lines, Rule, Series
 from throughtime.view.markup import Html, Node, joined, tag, text
 from throughtime.view.page import Section, cell, figure, figures
 from throughtime.view.sections.notes import note, shared
 from throughtime.view.subject import Strand, Subject
 
 QUESTION = "What gradient survives at each lag, against its bounds{}?"
-PERCENT = math.log10(0.01)
 SPAN = 16.0  # decades that the gradients of single steps span at most
 BESIDE = -8.0  # how far down the untrained nets may stretch the axis of the trained ones
 FLOOR = -12.0  # a share under this is as good as none to an optimiser; the tables have the numbers
@@ -132,7 +131,7 @@ def _profiles(strands: Sequence[Strand], need: int | None) -> Lines:
         if s.before is not None and s.trained:
             lags = s.before.lags
             series.append(Series(f"{s.label}, untrained", s.colour, lags.lags, lags.median, dash="dashed", weight=1.25))
-    rules = [Rule("y", PERCENT, "1%")]
+    rules = [PERCENT]
     if need is not None:
         rules.append(Rule("x", float(need), f"the task's lag, {need}"))
     before = [s.before.lags for s in strands if s.before is not None and s.trained]
@@ -215,7 +214,7 @@ def _parts(strands: Sequence[Strand]) -> list[Html]:
             x=Axis("lag τ, steps back"),
             y=Axis("share of the gradient left", "log10", low, high),
             series=series,
-            rules=(Rule("y", PERCENT, "1%"),),
+            rules=(PERCENT,),
             height=300,
         )
         pictures.append(figure(f"fig-parts-{i}", drawn))

@@ -9,7 +9,7 @@ import numpy as np
 
 from throughtime.records import FlowRecord, LagProfile
 from throughtime.view import words
-from throughtime.view.figures import Axis, Lines, Rule, Series
+from throughtime.view.figures import PERCENT, Axis, Lines, Rule, Series
 from throughtime.view.markup import Node, joined, text
 from throughtime.view.page import Section, cell, figure
 from throughtime.view.subject import Strand, Subject
@@ -68,7 +68,7 @@ def _drawn(kept: Sequence[_Kept], need: int | None) -> Lines:
         if before is not None:
             name = f"{strand.label}, untrained"
             series.append(Series(name, strand.colour, before.lags, before.median, dash="dashed", weight=1.25))
-    rules = [Rule("y", math.log10(0.01), "1%")]
+    rules = [PERCENT]
     if need is not None and need <= max(m.longest() for _, _, m in kept):
         rules.append(Rule("x", float(need), f"the task's lag, {need}"))
     seen = np.concatenate([m.median[np.isfinite(m.median)] for _, _, m in kept])

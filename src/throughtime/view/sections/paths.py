@@ -10,7 +10,7 @@ import numpy as np
 
 from throughtime.records import CarouselRecord, Floats, FlowRecord, PathRecord
 from throughtime.view import words
-from throughtime.view.figures import DASHES, Axis, Dash, Lines, Rule, Series
+from throughtime.view.figures import DASHES, PERCENT, Axis, Dash, Lines, Series
 from throughtime.view.markup import Html, Node, joined, tag, text
 from throughtime.view.page import Section, cell, figure, figures
 from throughtime.view.sections.notes import DERIVATIVE
@@ -19,7 +19,6 @@ from throughtime.view.tables import table
 from throughtime.view.thin import lines
 
 QUESTION = "Which way did the gradient travel?"
-PERCENT = math.log10(0.01)
 FLOOR = -12.0  # a share under this is as good as none to an optimiser; the tables have the numbers
 ROOF = 6.0  # a bound over this says no more than that it does
 SHOWN = 5  # ports drawn one by one where there is no carousel
@@ -96,7 +95,7 @@ def _lag(paths: PathRecord, need: int | None) -> int:
     longest = int(paths.lags[measured[-1]]) if measured.size else 0
     if need is not None:
         return min(longest, need)
-    reached = np.flatnonzero(paths.whole >= PERCENT)
+    reached = np.flatnonzero(paths.whole >= PERCENT.at)
     return max(min(1, longest), int(paths.lags[reached[-1]]) if reached.size else 0)
 
 
@@ -161,7 +160,7 @@ def _by_family(each: _Travelled, number: int, low: float, high: float) -> Html:
         x=Axis("lag τ, steps back"),
         y=Axis("share of the gradient left", "log10", low, high),
         series=tuple(series),
-        rules=(Rule("y", PERCENT, "1%"),),
+        rules=(PERCENT,),
         height=340,
     )
     return figure(f"fig-paths-{number}", lines(drawn, POINTS))
@@ -195,7 +194,7 @@ def _two_paths(each: _Travelled, record: CarouselRecord, number: int, low: float
         x=Axis("lag τ, steps back"),
         y=Axis("share left", "log10", low, high),
         series=tuple(series),
-        rules=(Rule("y", PERCENT, "1%"),),
+        rules=(PERCENT,),
         height=340,
     )
     return figure(f"fig-carousel-{number}", lines(drawn, POINTS))
