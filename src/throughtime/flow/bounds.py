@@ -1,6 +1,6 @@
 """Bounds on the gradient's way back, beside what they bound.
 
-Dimensions: as in tangent.py; L lags.
+Dimensions: as in linear/tangent.py; L lags.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The gradient of the weights, split by lag: dL/dθ = Σ_τ Σ_t δ_t P(t, t−τ) ∂⁺z_{t−τ}/∂θ.
 
-No gradient of a single pair (t, k) is ever made. The rows δ_t P(t, t−τ) of one lag are carried together (abreast.py),
+No gradient of a single pair (t, k) is ever made. The rows δ_t P(t, t−τ) of one lag are carried together (`abreast`),
 and one backward pass of the cell's step, run over all steps as one batch, adds up what they say of every parameter.
 
 What lags over τ give together needs no sum, in which the small would drown in the large: the rows of all sources

@@ -1,6 +1,6 @@
 """Which directions of a state many steps stretch and shrink, and by how much.
 
-Dimensions: as in tangent.py; n columns on their way, L lags.
+Dimensions: as in linear/tangent.py; n columns on their way, L lags.
 """
 
 from __future__ import annotations

@@ -163,9 +163,8 @@ class _Flight:
         self._first = norms_of(self.seeds, torch.ones_like(self.alive))
         self._there = self._first.any(0)
         self._gone = (~self._there).to(seeds.dtype)
-        self._faint = (self._first > 0) & (
-            self._first < self._least
-        )  # was once nearly lost against the rest of its row
+        # Was once nearly lost against the rest of its row: if it is 0 later, it may be lost.
+        self._faint = (self._first > 0) & (self._first < self._least)
         self._beginning = _beginnings(starts)
         check_finite(self._first, f"at step {int(starts.max())}")
 
