@@ -3,7 +3,8 @@
 `credit` and `adjoint` are for many rows at a time; with few, what a step of the sweep does beside its product costs
 more than the product. Here the rows stay in one buffer until many steps are measured at once.
 
-Dimensions: as in linear/tangent.py; N sources, n steps of a stretch; the last of the R rows is the gradient through time.
+Dimensions: as in linear/tangent.py; N sources, n steps of a stretch. The last of the R rows is the gradient
+through time.
 """
 
 from __future__ import annotations
