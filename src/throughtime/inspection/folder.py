@@ -7,7 +7,6 @@ report.html
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,9 +14,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from throughtime.disk import write_whole
 from throughtime.errors import InputError
-from throughtime.records import DAMAGE, FlowRecord, Measurement, Study, decode, encode, read, write
+from throughtime.records import FlowRecord, Measurement, Study, read, read_json, write, write_json
 from throughtime.study.folder import Folder
 from throughtime.view import report
 
@@ -50,8 +48,7 @@ def keep(measurement: Measurement, path: Path, *, overwrite: bool = False) -> No
         (beside / "flows").mkdir(parents=True)
         for place, flow in enumerate(measurement.flows):
             write(flow, beside / "flows" / f"{place:03d}-{re.sub(r'[^A-Za-z0-9=.+_-]+', '-', flow.layer)}.npz")
-        facts = json.dumps(encode(replace(measurement, flows=()), {}), indent=1, ensure_ascii=False)
-        write_whole(beside / NAME, facts.encode())
+        write_json(replace(measurement, flows=()), beside / NAME)
         report(measurement, beside / "report.html")
         if path.exists():
             shutil.rmtree(path)
@@ -69,14 +66,7 @@ def read_measurement(path: Path) -> Measurement:
     Raises InputError if it is absent or damaged.
     """
     place = path / NAME
-    try:
-        found = decode(Measurement, json.loads(place.read_text(encoding="utf-8")), {})
-    except FileNotFoundError:
-        raise InputError(f"{place}: no such file; is this the folder of a measurement?") from None
-    except DAMAGE as error:
-        raise InputError(f"{place}: cannot be read ({error}); restore the file, or measure again.") from error
-    if not isinstance(found, Measurement):
-        raise InputError(f"{place}: does not hold what it should; restore the file, or measure again.")
+    found = read_json(Measurement, place, absent="is this the folder of a measurement?", again="measure again")
     flows = tuple(read(FlowRecord, file) for file in sorted((path / "flows").glob("*.npz")))
     if not flows:
         raise InputError(f"{path}: holds no flow record; measure again.")

@@ -105,3 +105,27 @@ def read(kind: type[_Record], path: Path) -> _Record:
         raise InputError(f"{path}: no such file; is this the folder of a run?") from None
     except DAMAGE as error:
         raise InputError(f"{path}: this record is damaged ({error}); measure again, or restore the file.") from error
+
+
+def write_json(record: Any, path: Path) -> None:
+    """Write a record without arrays as JSON, whole or not at all.
+
+    Raises InputError if it cannot be written.
+    """
+    write_whole(path, json.dumps(encode(record, {}), indent=1, ensure_ascii=False).encode())
+
+
+def read_json(kind: type[_Record], path: Path, *, absent: str, again: str) -> _Record:
+    """Read a record that `write_json` wrote; `absent` and `again` say what to do if it is not there, or damaged.
+
+    Raises InputError if the file is absent, damaged, or holds something else.
+    """
+    try:
+        value = decode(kind, json.loads(path.read_text(encoding="utf-8")), {})
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {absent}") from None
+    except DAMAGE as error:
+        raise InputError(f"{path}: cannot be read ({error}); restore the file, or {again}.") from error
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: does not hold what it should; restore the file, or {again}.")
+    return value

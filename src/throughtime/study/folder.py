@@ -11,34 +11,30 @@ LABEL/best.safetensors  weights; last.safetensors beside it
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from throughtime import history
-from throughtime.disk import write_whole
 from throughtime.errors import InputError
 from throughtime.records import (
-    DAMAGE,
     DataCard,
     Evaluation,
     FlowRecord,
     ModelCard,
     RunRecord,
     Study,
-    decode,
-    encode,
     read,
+    read_json,
     write,
+    write_json,
 )
 from throughtime.study.plan import Choice, Plan, Trial
 
-_Kind = TypeVar("_Kind")
+_AGAIN = "train again"
 
 
 @dataclass(frozen=True)
@@ -105,12 +101,12 @@ class Folder:
 
     def write_origin(self, origin: Origin) -> None:
         """Write `study.json`."""
-        _write_json(self.path / "study.json", origin)
+        write_json(origin, self.path / "study.json")
 
     def write_outcome(self, choice: Choice, outcome: Outcome) -> None:
         """Write a run's `run.json`."""
         self.run(choice).mkdir(exist_ok=True)
-        _write_json(self.run(choice) / "run.json", outcome)
+        write_json(outcome, self.run(choice) / "run.json")
 
     def write_flow(self, choice: Choice, flow: FlowRecord) -> None:
         """Write a flow record, named so that their order is the order of measuring."""
@@ -126,12 +122,13 @@ class Folder:
 
         Raises InputError if it is absent or damaged.
         """
-        return _read_json(Origin, self.path / "study.json", "is this the folder of a study?")
+        place = self.path / "study.json"
+        return read_json(Origin, place, absent="is this the folder of a study?", again=_AGAIN)
 
     def read_outcome(self, choice: Choice) -> Outcome | None:
         """Read a run's `run.json`; None if the run has not begun."""
         path = self.run(choice) / "run.json"
-        return _read_json(Outcome, path, "") if path.exists() else None
+        return read_json(Outcome, path, absent=_AGAIN, again=_AGAIN) if path.exists() else None
 
     def read_run(self, trial: Trial, seed: int) -> RunRecord | None:
         """One run from its files; None if it has not begun."""
@@ -186,19 +183,3 @@ def fresh(name: str, under: Path = Path("runs")) -> Path:
 
 def _typed(path: Path) -> str:
     return shlex.quote(str(path))
-
-
-def _write_json(path: Path, record: Any) -> None:
-    write_whole(path, json.dumps(encode(record, {}), indent=1, ensure_ascii=False).encode())
-
-
-def _read_json(kind: type[_Kind], path: Path, hint: str) -> _Kind:
-    try:
-        value = decode(kind, json.loads(path.read_text(encoding="utf-8")), {})
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {hint}") from None
-    except DAMAGE as error:
-        raise InputError(f"{path}: cannot be read ({error}); restore the file, or train again.") from error
-    if not isinstance(value, kind):
-        raise InputError(f"{path}: does not hold what it should; restore the file, or train again.")
-    return value
