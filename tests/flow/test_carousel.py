@@ -228,6 +228,20 @@ def test_a_cell_without_a_carousel_is_told_so() -> None:
     assert said == ("The carousel was followed from no step: none has an output gradient.",)
 
 
+def test_t0_where_the_output_gate_peeps() -> None:
+    """s_t reaches the output in two ways then: h = σ(a + p ⊙ s) ⊙ tanh(s)."""
+    cell = tt.cells.make("lstm", I, H, dtype=DOUBLE, peephole=True)
+    x, delta = torch.randn(T, 1, I, dtype=DOUBLE), torch.zeros(T, 1, H, dtype=DOUBLE)
+    delta[-1] = torch.randn(H, dtype=DOUBLE)
+    run = follow(cell, x, None).run
+    s, o = (its[-1, 0].detach().numpy() for its in (run.states["s"], run.gates["output"]))
+    peeps = np.split(cell.weight_ch.detach().numpy(), 3)[2]
+    d = delta[-1, 0].numpy()
+    out = d * (o * (1 - np.tanh(s) ** 2) + np.tanh(s) * o * (1 - o) * peeps)
+    record = tt.flow.carousel(cell, x, delta)
+    near(record.t0[0], math.log10(np.linalg.norm(out) / np.linalg.norm(d)))
+
+
 def test_measuring_in_stretches_and_leaving_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = tt.cells.make("lstm", I, H, dtype=DOUBLE, peephole=True)
     x, delta = torch.randn(T, 2, I, dtype=DOUBLE), torch.randn(T, 2, H, dtype=DOUBLE)

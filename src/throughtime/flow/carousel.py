@@ -53,7 +53,8 @@ def carousel(
     derivatives from k up to t, the other from its backward ones from t down to k. Shares are means over units.
 
     None of this is written for one cell: the step is differentiated through its ports "carousel" and "output", so it
-    serves a cell of somebody's own with such ports. Medians over sources t and sequences; `delta`, `sources` and
+    serves a cell of somebody's own with such ports. For o_t ⊙ φ'(s_t) stands ∂y_t/∂s_t: where the output gate
+    peeps at s_t, that way out is in it, too. Medians over sources t and sequences; `delta`, `sources` and
     `most_lag` as in `tt.flow.paths`. Costs two rows with the weights for each source, sequence and step.
     Raises FlowError if the cell has no port "carousel", and as `tt.flow.paths` does.
 
