@@ -151,6 +151,10 @@ def in_the_loss():
     return Reader(), lambda output, y: exit()
 
 
+def a_loss_class():
+    return Reader(), nn.CrossEntropyLoss
+
+
 def a_pair():
     return Reader(), lambda output, y: (nn.functional.cross_entropy(output, y), output)
 
@@ -367,6 +371,7 @@ BAD = {
     "a model in the place of a function": (["model.py:standing", *BATCH], "standing is a model that stands already"),
     "a model that ends": (["model.py:ends_later", *BATCH], "SystemExit: that was all"),
     "a loss that ends": (["model.py:in_the_loss", *BATCH], "SystemExit"),
+    "a loss that is not built": (["model.py:a_loss_class", *BATCH], "the class CrossEntropyLoss, not an object of it"),
     "a loss of two things": (["model.py:a_pair", *BATCH], "a tuple, and has to be a single number; return that"),
     "lengths beyond the steps": (["model.py:make", "--data", "long.npz"], "from 1 to the 6 steps of x"),
     "as many sequences as steps": (["model.py:transposed", "--data", "square.npz"], "pass --time-first"),

@@ -59,7 +59,8 @@ class Factory:
                 f"{self.path}: {self.name} returned {_called(returned)}; it has to return the model, a torch.nn.Module "
                 "that is built, or (model, loss)."
             )
-        if loss is not None and not callable(loss):
+        a_class = isinstance(loss, type) and issubclass(loss, nn.Module)
+        if loss is not None and (a_class or not callable(loss)):
             raise InputError(
                 f"{self.path}: the loss that {self.name} returned is {_called(loss)}; it has to be a function "
                 "loss(output, y), such as torch.nn.functional.mse_loss."
