@@ -378,6 +378,15 @@ def test_closing_lets_go() -> None:
     assert len(catcher.sightings()) == 1
 
 
+def test_a_share_of_the_weights_gradient_is_told() -> None:
+    """A query and a document through one encoder: each record has its own share of dL/dW."""
+    module = nn.GRU(I, H).double()
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    seen = caught(module, lambda: (module(x)[0].sum() * module(x.flip(0))[0].square().sum()).backward())
+    assert all("one of 2 runs" in one.notes[-1] for one in seen)
+    close(sum(map(weight_gradient, seen)), module.weight_ih_l0.grad, IDENTITY)
+
+
 def test_calls_without_a_gradient_do_not_pile_up() -> None:
     module = nn.LSTM(I, H)
     catcher = LayerCatcher("encoder.rnn", module, None)

@@ -250,3 +250,10 @@ def remarks(what: str, goes_on: bool, dtype: torch.dtype) -> tuple[str, ...]:
             "the states that it put out."
         )
     return tuple(said)
+
+
+def one_of(runs: int) -> tuple[str, ...]:
+    """What is said of one run of steps where a step of training has several through the same weights."""
+    if runs == 1:
+        return ()
+    return (f"This is one of {runs} runs of steps through these weights; of their gradient it is that run's share.",)

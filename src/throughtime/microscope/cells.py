@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from throughtime.cells.cell import Cell, make
 from throughtime.errors import FlowError
 from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import Snapshot
+from throughtime.microscope.calls import Snapshot, one_of
 from throughtime.microscope.hooks import Hook
 from throughtime.microscope.loops import Came, Step, joined, sighting
 
@@ -96,6 +96,7 @@ class CellCatcher:
         longest = sorted(chains, key=lambda chain: (-len(chain), chain[0].number))[:_CHAINS]
         notes = [f"Between two calls {why}: the run of steps ends there, and what lies beyond is not in it."
                  for why in dict.fromkeys(cut)]  # fmt: skip
+        notes += one_of(len(chains))
         if len(chains) > _CHAINS:
             notes.append(f"Of {len(chains)} runs of steps the {_CHAINS} longest were measured.")
         return tuple(

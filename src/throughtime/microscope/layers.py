@@ -90,10 +90,10 @@ class LayerCatcher:
                 "does not depend on what it put out."
             )
         found: list[Sighting] = []
-        for chain in chains(self._alive()):
-            if any(call.answered for call in chain):
-                first = chain[0].number
-                found += replay(self.name, f" (call {first})" if first > 1 else "", self._anatomy, chain)
+        answered = [chain for chain in chains(self._alive()) if any(call.answered for call in chain)]
+        for chain in answered:
+            first = chain[0].number
+            found += replay(self.name, f" (call {first})" if first > 1 else "", self._anatomy, chain, len(answered))
         return tuple(found)
 
     def _silence(self) -> str:

@@ -23,7 +23,7 @@ from throughtime.flow.adjoint import checked
 from throughtime.flow.linear.sweep import shift
 from throughtime.flow.linear.trajectory import Trajectory
 from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import OUTPUT, ROUNDINGS, Anatomy, Call, remarks
+from throughtime.microscope.calls import OUTPUT, ROUNDINGS, Anatomy, Call, one_of, remarks
 
 _SAME = 1e-13  # two ways to the same float64
 
@@ -67,15 +67,17 @@ class _Chain:
         return f"{self.name}{where}{self.suffix}"
 
 
-def replay(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call]) -> list[Sighting]:
+def replay(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call], runs: int = 1) -> list[Sighting]:
     """One sighting for each layer and direction of a chain of calls, the first layer first.
+
+    `runs`: how many such chains the step has.
 
     δ at a lower layer is what came back through the layers above it. Costs, for each layer and direction, one run of
     the sequences in float64, its linearisation and one sweep of its adjoint (kept in the sighting), for δ below it.
     Raises FlowError if weights changed, states or gradients are not finite, or the equations do not give the output.
     """
     with torch.no_grad():
-        chain = _put_together(name, suffix, anatomy, calls)
+        chain = _put_together(name, suffix, anatomy, calls, runs)
         alongs = _upward(chain)
     return _downward(chain, alongs)
 
@@ -83,7 +85,7 @@ def replay(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call]) -> l
 # -- the calls of a chain as one
 
 
-def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call]) -> _Chain:
+def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call], runs: int) -> _Chain:
     if any(call.changed for call in calls):
         raise FlowError(
             f"the weights of {name} changed between its call and the gradient's return, so that gradient belongs to no "
@@ -129,7 +131,7 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
         delta=joined.steps([call.came.get(OUTPUT, torch.zeros_like(call.output)) for call in calls]),
         ends=ends,
         rounding=max(torch.finfo(call.dtype).eps for call in calls),
-        notes=_notes(calls),
+        notes=(*_notes(calls), *one_of(runs)),
     )
 
 
