@@ -254,3 +254,15 @@ def test_bounds_and_step_gains_begin_where_the_layer_began() -> None:
     assert record.bounds is not None
     whole = [torch.linalg.matrix_norm(tt.flow.transport(cell, x, 5, 0, start), 2).log10()[b] for b in (1, 3, 4)]
     near(record.bounds.gain[-1], float(np.median(whole)), MEASURE)  # at lag 5
+
+
+def test_few_sources_look_back_from_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one source is all that is affordable, it is the last step, not the first, from which nothing goes back."""
+    monkeypatch.setattr(import_module("throughtime.flow.survey"), "_WORK", 1.0)
+    net, batch = made("gru", "every")
+    record = probe(net, batch, extent="usual")
+    assert record.blame is not None
+    assert [t for t in range(T) if not np.isnan(record.blame[t]).all() and np.isfinite(record.blame[t]).any()] == [
+        T - 1
+    ]
+    assert record.lags.longest() == T - 1

@@ -33,7 +33,7 @@ from throughtime.records import BoundRecord, CreditRecord, Example, Floats, Flow
 _WORK = 4e9  # multiplications for the credit, and as many for the bounds: about a second together on two cores
 _MAP = 1024  # steps up to which the map of all pairs is kept
 _STRETCHED = 4  # sequences whose singular values are taken, at most
-_GLANCE = 4  # sources of a quick survey, at most
+_GLANCE = 3  # sources of a quick survey, at most
 
 
 Extent = Literal["quick", "usual", "whole"]
@@ -139,7 +139,9 @@ def _limits(seen: Sighting, quick: bool) -> _Limits:
     affordable = min(affordable, _GLANCE) if quick else affordable
     chosen: tuple[int, ...] | None = None
     if rows > affordable:
-        chosen = tuple(sources[i] for i in np.unique(np.linspace(0, len(sources) - 1, affordable).round().astype(int)))
+        # The last one is among them, the first is not: from there no gradient goes back.
+        places = np.linspace(len(sources) - 1, 0, affordable + 1)[:-1]
+        chosen = tuple(sources[i] for i in np.unique(places.round().astype(int)))
     longest = int(along.lengths.max()) - 1
     each = row * S  # for one sequence and step
     reach = int(min(longest, max(1.0, _WORK / each)))
