@@ -1,0 +1,1 @@
+"""Kernels for the processor: C++ from a traced step, compiled once and kept."""

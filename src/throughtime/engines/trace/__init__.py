@@ -1,0 +1,1 @@
+"""From a cell's step to a program that engines compile."""
