@@ -20,6 +20,10 @@ class EngineError(ThroughtimeError):
     """The engine that was asked for cannot serve this call; says why, and what can."""
 
 
+class EngineWarning(UserWarning):
+    """An engine serves, but not as well as it could on this machine; says what to do about it."""
+
+
 class FlowError(ThroughtimeError):
     """A measure of gradient flow is not defined for what it was given."""
 

@@ -1,0 +1,220 @@
+"""The machine's C++ compiler: which one, with what flags, and one call of it. No torch here."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+import platform
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from throughtime.errors import EngineError
+
+TIMEOUT = 120.0  # seconds; a kernel takes about one, a machine with every core busy many
+
+# Nothing here changes what a NaN, an infinity or a denormal is: errno and the processor's exception flags are the
+# only things given up, and nobody reads those.
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
+FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
+
+_LINES = 8  # of the compiler's words, in an error
+_NO_SUCH_PROCESSOR = re.compile(r"march|mcpu|native|instruction")
+_NO_ROOM = {
+    "No space left on device": errno.ENOSPC,
+    "Disk quota exceeded": errno.EDQUOT,
+    "Read-only file system": errno.EROFS,
+}
+_HOW = (
+    "install one (on Debian: apt install g++; on macOS: xcode-select --install) or name one in the environment "
+    "variable CXX"
+)
+
+_log = logging.getLogger("throughtime")
+
+
+class NoCompiler(EngineError):  # noqa: N818 (a state of the machine, not a mistake)
+    """There is no C++ compiler on this machine; says what to install."""
+
+
+def compiler() -> str | None:
+    """The command that would be used: CXX if it is set, else c++, g++ or clang++; None if there is none."""
+    command = _command()
+    return shlex.join(command) if command else None
+
+
+def why_not() -> str | None:
+    """Why nothing can be compiled here, in one sentence; None if a compiler is there."""
+    if _command():
+        return None
+    if os.environ.get("CXX") is not None:
+        return f'CXX is set to "{os.environ["CXX"]}", which is no C++ compiler: unset it, or {_HOW}.'
+    return f"there is no C++ compiler: {_HOW}."
+
+
+def identity() -> str:
+    """What a library depends on besides its source: compiler, flags and processor, as text.
+
+    Looks at files only; a compiler that was exchanged shows by its size or time.
+    Raises NoCompiler.
+    """
+    words = [*_found(), *FLAGS, *_NATIVE]
+    return "\n".join([*(_seen(word) for word in words), _processor()])
+
+
+def compile_library(source: str, name: str, folder: Path) -> Path:
+    """Compile C++ into a shared library in the folder, which is the compiler's own for its temporary files too.
+
+    Costs about a second for a kernel. Raises NoCompiler; EngineError with the compiler's words if it refuses, is
+    killed, or takes longer than TIMEOUT; OSError if there is no room in the folder.
+    """
+    command = _found()
+    written, library = folder / f"{name}.cpp", folder / f"{name}.so"
+    written.write_text(source, encoding="utf-8")
+    started = time.perf_counter()
+    _log.info("%s: compiling with %s", name, command[0])
+    words = ""
+    # An old compiler, or an assembler older than it, may not know this processor: the plain one is always known.
+    for native in (_NATIVE, ()):
+        code, words = _call([*command, *FLAGS, *native, written.name, "-o", library.name], folder)
+        if code == 0 and library.is_file() and library.stat().st_size:
+            _log.info("%s: compiled in %.1f s", name, time.perf_counter() - started)
+            return library
+        if code < 0:
+            raise EngineError(
+                f"the compiler {command[0]} was killed by {_signal(-code)} while it compiled {name}; "
+                'was there too little memory? Run again, or use engine="reference".'
+            )
+        if not _NO_SUCH_PROCESSOR.search(words):
+            break
+    for phrase, number in _NO_ROOM.items():
+        if phrase in words:
+            raise OSError(number, os.strerror(number), str(folder))
+    said = "\n".join(words.splitlines()[:_LINES]) or "it said nothing"
+    raise EngineError(
+        f"the compiler {command[0]} could not compile {name} (status {code}); name another one in the environment "
+        f'variable CXX, or use engine="reference". It said:\n{said}'
+    )
+
+
+def _call(command: list[str], folder: Path) -> tuple[int, str]:
+    """Run the compiler in the folder; its status (negative: the signal that killed it) and its words."""
+    said = folder / "words"
+    # English words, whose meaning is looked at; its temporary files where nobody else can reach, and where they are
+    # swept up if it is killed.
+    surroundings = {**os.environ, "LC_ALL": "C", "TMPDIR": str(folder)}
+    # Words go to a file: a pipe would be held open by children of a compiler that was killed.
+    with open(said, "wb") as words:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=surroundings,
+                stdin=subprocess.DEVNULL,
+                stdout=words,
+                stderr=words,
+                umask=0o077,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EngineError(f"the compiler {command[0]} does not start ({error.strerror}): {_HOW}.") from error
+        try:
+            code = process.wait(TIMEOUT)
+        except BaseException as error:  # an interrupt too: the compiler's own children end with it
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise EngineError(
+                    f"the compiler {command[0]} took longer than {TIMEOUT:.0f} s and was stopped; run again when the "
+                    'machine is less busy, or use engine="reference".'
+                ) from None
+            raise
+    return code, said.read_text(encoding="utf-8", errors="replace")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
+
+
+def _found() -> tuple[str, ...]:
+    command = _command()
+    if command is None:
+        raise NoCompiler(why_not())
+    return command
+
+
+def _command() -> tuple[str, ...] | None:
+    return _resolve(os.environ.get("CXX"), os.environ.get("PATH"))
+
+
+@functools.lru_cache(maxsize=16)
+def _resolve(named: str | None, path: str | None) -> tuple[str, ...] | None:
+    """The command's words, the first one an absolute path. Both arguments are the environment's."""
+    if os.name != "posix":
+        return None
+    if named is None:
+        candidates = [["c++"], ["g++"], ["clang++"]]
+    else:
+        try:
+            candidates = [shlex.split(named)]  # "ccache g++" is a common one
+        except ValueError:  # a quotation mark without its other
+            return None
+    for words in candidates:
+        place = shutil.which(words[0], path=path) if words else None
+        if place:
+            return (os.path.abspath(place), *words[1:])
+    return None
+
+
+def _seen(word: str) -> str:
+    """A word of the command, and if it names a program, which one that is today."""
+    place = None if word.startswith("-") else shutil.which(word)
+    if place is None:
+        return word
+    place = os.path.realpath(place)
+    status = os.stat(place)
+    return f"{word} {place} {status.st_size} {status.st_mtime_ns}"
+
+
+def _native() -> tuple[str, ...]:
+    """The flag for this very processor, which compilers for ARM and POWER spell differently."""
+    machine = platform.machine().lower()
+    return ("-mcpu=native",) if machine.startswith(("arm", "aarch64", "ppc")) else ("-march=native",)
+
+
+_NATIVE = _native()
+
+# Of /proc/cpuinfo, what decides which instructions there are and how they are best ordered; the rest changes all the
+# time (clock) or from core to core.
+_TRAITS = {"vendor_id", "cpu family", "model", "model name", "stepping", "flags", "features", "cpu", "isa"}
+_TRAITS |= {"cpu implementer", "cpu architecture", "cpu variant", "cpu part", "cpu revision"}
+
+
+@functools.cache
+def _processor() -> str:
+    """Which processor this is: a home folder may be shared by machines, or moved to another."""
+    lines = set()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if not line.strip() and lines:
+                    break  # the first core is enough
+                if line.partition(":")[0].strip().lower() in _TRAITS:
+                    lines.add(line.strip())
+    except OSError:
+        pass
+    if lines:
+        return "\n".join([platform.machine(), *sorted(lines)])
+    system = os.uname()  # macOS names the family of the processor in the kernel's version
+    return f"{system.machine} {system.version}"
