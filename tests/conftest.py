@@ -1,8 +1,8 @@
 """What holds for every test: known random numbers, one thread, and no silent skip where nothing may be missing.
 
-Under CI=true a skipped test is a failed one. Two kinds may skip, each under its mark: `gpu` (needs a CUDA device)
-and `realdata` (needs files that are not part of the repository; a test that takes the fixture `real_data` is of
-this kind by itself).
+Under CI=true a skipped test is a failed one. Three kinds may skip, each under its mark: `gpu` (needs a CUDA device),
+`compiler` (needs a C++ compiler) and `realdata` (needs files that are not part of the repository; a test that takes
+the fixture `real_data` is of this kind by itself).
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import pytest
 import torch
 
 from tests.tree import ROOT
+from throughtime.engines.cpu.compiler import compiler
 
-MAY_SKIP = ("gpu", "realdata")
+MAY_SKIP = ("gpu", "compiler", "realdata")
 NOTHING_MAY_BE_MISSING = os.environ.get("CI") == "true"
 
 torch.set_num_threads(1)
@@ -38,6 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("realdata")
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("compiler") and compiler() is None:
+            item.add_marker(pytest.mark.skip(reason="needs a C++ compiler"))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
