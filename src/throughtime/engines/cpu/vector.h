@@ -303,35 +303,67 @@ constexpr int TILE = 12;
 constexpr int TILE = 8;
 #endif
 
+#define UNROLL _Pragma("GCC unroll 32")
+
+// sum += a b, in place and with both in registers: left to itself GCC fetches b again for every sum, or has the sums
+// change registers until some have none.
+INLINE void add_product(V& sum, V a, V b) {
+#if defined(__FMA__) && REAL_IS_DOUBLE
+    asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#elif defined(__FMA__)
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#else
+    sum = a * b + sum;
+#endif
+}
+
+// One k of `dot`. What is fewer, rows or vectors of weights, stays in registers while the other passes by.
+template <int R, int N>
+INLINE void multiply(V (&sum)[R][N], const real* const (&a)[R], long k, const real* w) {
+    if constexpr (R == 1) {
+        UNROLL for (int n = 0; n < N; ++n) sum[0][n] = load(w + n * VL) * a[0][k] + sum[0][n];
+    } else if constexpr (R < N) {
+        V x[R];
+        UNROLL for (int r = 0; r < R; ++r) x[r] = splat(a[r][k]);
+        UNROLL for (int n = 0; n < N; ++n) {
+            V weights = load(w + n * VL);
+            UNROLL for (int r = 0; r < R; ++r) add_product(sum[r][n], x[r], weights);
+        }
+    } else {
+        V weights[N];
+        UNROLL for (int n = 0; n < N; ++n) weights[n] = load(w + n * VL);
+        UNROLL for (int r = 0; r < R; ++r) {
+            V x = splat(a[r][k]);
+            UNROLL for (int n = 0; n < N; ++n) add_product(sum[r][n], x, weights[n]);
+        }
+    }
+}
+
 // acc[r][n] += sum over k of a[r][k] w[k][n]; w holds N * VL numbers for each k, one k after the other.
 template <int R, int N>
 INLINE void dot(V (&acc)[R][N], const real* const* a, const real* w, long K) {
-    // A sum waits for its own last addition, 4 or 5 cycles; a few rows need more sums than they have to fill these.
-    constexpr int PARTS = R * N >= 8 ? 1 : R * N >= 4 ? 2 : 4;
-    V part[PARTS][R][N] = {};
-    for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n) part[0][r][n] = acc[r][n];
+    // A sum waits for its own last addition, 4 or 5 cycles; where there are too few to fill these, four k go side by
+    // side.
+    constexpr int STEP = 4, PARTS = R * N >= 8 ? 1 : R * N >= 4 ? 2 : 4;
+    V part[PARTS][R][N];
     const real* row[R];
-    for (int r = 0; r < R; ++r) row[r] = a[r];
+    UNROLL for (int r = 0; r < R; ++r) {
+        row[r] = a[r];
+        UNROLL for (int n = 0; n < N; ++n) {
+            part[0][r][n] = acc[r][n];
+            UNROLL for (int p = 1; p < PARTS; ++p) part[p][r][n] = V{};
+        }
+    }
     long k = 0;
-    constexpr int STEP = 4;
-    for (; k + STEP <= K; k += STEP)
-#pragma GCC unroll 4
-        for (int p = 0; p < STEP; ++p)
-#pragma GCC unroll 24
-            for (int r = 0; r < R; ++r)
-#pragma GCC unroll 24
-                for (int n = 0; n < N; ++n)
-                    part[p % PARTS][r][n] = load(w + ((k + p) * N + n) * VL) * row[r][k + p] + part[p % PARTS][r][n];
-    for (; k < K; ++k)
-#pragma GCC unroll 24
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 24
-            for (int n = 0; n < N; ++n) part[0][r][n] = load(w + (k * N + n) * VL) * row[r][k] + part[0][r][n];
-    for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n) {
-            V sum = part[0][r][n];
-            for (int p = 1; p < PARTS; ++p) sum += part[p][r][n];
-            acc[r][n] = sum;
+    for (; k + STEP <= K; k += STEP) {
+        UNROLL for (int p = 0; p < STEP; ++p) multiply(part[p % PARTS], row, k + p, w + p * N * VL);
+        w += STEP * N * VL;
+    }
+#pragma GCC unroll 1
+    for (; k < K; ++k, w += N * VL) multiply(part[0], row, k, w);
+    UNROLL for (int r = 0; r < R; ++r)
+        UNROLL for (int n = 0; n < N; ++n) {
+            UNROLL for (int p = 1; p < PARTS; ++p) part[0][r][n] += part[p][r][n];
+            acc[r][n] = part[0][r][n];
         }
 }
