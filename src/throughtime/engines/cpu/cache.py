@@ -18,7 +18,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from throughtime.disk import sync_folder, write_through
@@ -92,7 +92,8 @@ def keep(library: Path, path: Path, key: str) -> None:
     write_through(beside, content + _trailer(key, content))
     os.chmod(beside, 0o600)  # whatever the umask
     os.replace(beside, path)
-    sync_folder(path.parent)
+    with suppress(OSError):  # some network folders cannot; what a crash loses is compiled again
+        sync_folder(path.parent)
 
 
 @contextmanager
