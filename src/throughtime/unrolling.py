@@ -11,6 +11,7 @@ from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.cells.words import Words
 from throughtime.engines import Job, Unrolled, choose
 from throughtime.engines.packing import lengths_on_cpu
+from throughtime.engines.recompute import Recomputed
 from throughtime.errors import CellError
 
 
@@ -22,6 +23,7 @@ def unroll(
     *,
     lengths: Tensor | None = None,
     parameters: Parameters | None = None,
+    recompute: bool = False,
 ) -> Unrolled:
     """Run a cell over x (T, B, I), from `state` (zeros if None; each part (B, H)).
 
@@ -29,6 +31,9 @@ def unroll(
     for the cell's own. The result has `.states` (part -> (T, B, H)), `.gates` (gate -> (T, B, H)), `.final` (a
     State) and `.engine`, the name of the engine that served; states and gates answer to the other words a cell has
     for them too (`Cell.also`). Differentiable in x, the state and the parameters.
+
+    With `recompute`, what a step leaves for the way back is made again in windows of √T steps: one more forward pass,
+    and memory beside x, the result and their gradients for √T steps alone (`engines.recompute`).
 
     Raises CellError if shapes, lengths or dtypes do not fit, EngineError if the engine asked for cannot serve.
 
@@ -59,7 +64,7 @@ def unroll(
                 )
     ends = None if lengths is None else lengths_on_cpu(lengths, *x.shape[:2]).to(x.device)
     job = Job(cell, values, x, start, ends)
-    result = choose(job, engine).run(job)
+    result = (Recomputed(engine) if recompute else choose(job, engine)).run(job)
     if not cell.also:
         return result
     return replace(result, states=Words(result.states, cell.also), gates=Words(result.gates, cell.also))

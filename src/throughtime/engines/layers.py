@@ -42,7 +42,7 @@ class LayerByLayer(StackEngine):
             output = torch.cat(outputs, dim=-1)
             x = output if packing is None else packing.pack(output)
         together = {part: torch.stack([final[part] for final in finals]) for part in stack.state}
-        return Stacked(x, State(**together), self.name)
+        return Stacked(x, State(**together), done.engine)
 
 
 def _packing(stack: Stack) -> Packing | None:

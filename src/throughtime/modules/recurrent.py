@@ -19,6 +19,7 @@ from throughtime.cells.initialise import initialise
 from throughtime.cells.options import options_of
 from throughtime.engines import Stack, check_engine, choose_stack, flatten
 from throughtime.engines.packing import Packing, lengths_on_cpu
+from throughtime.engines.recompute import recompute
 from throughtime.errors import CellError
 
 
@@ -45,6 +46,10 @@ class Recurrent(nn.Module):
     "identity") and `chrono` (the longest lag in steps) are applied in every layer and direction. Further keywords are
     the cell's options.
 
+    With `recompute` the way back makes what it needs of each step again, in windows of √T steps: one more forward pass,
+    and memory beside the outputs for √T steps alone, so that very long sequences fit. The numbers stay the same, to
+    rounding in the parameters' gradients.
+
     On the CPU every derivative of every order is there. On a GPU the native engine is cuDNN, which does not
     differentiate twice: ask for engine="reference" there.
 
@@ -65,6 +70,7 @@ class Recurrent(nn.Module):
         bidirectional: bool = False,
         *,
         engine: str = "auto",
+        recompute: bool = False,
         forget_bias: float | None = None,
         input_init: Literal["lecun"] | None = None,
         recurrent_init: Literal["orthogonal", "identity"] | None = None,
@@ -75,6 +81,8 @@ class Recurrent(nn.Module):
     ) -> None:
         super().__init__()
         check_engine(engine)
+        if not isinstance(recompute, bool):
+            raise CellError(f"recompute must be True or False, got {recompute!r}")
         if cell_options.pop("proj_size", 0) != 0:
             raise CellError("there are no projections (proj_size) here; put an nn.Linear after the layer")
         _check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
@@ -86,6 +94,7 @@ class Recurrent(nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
         self.engine = engine
+        self.recompute = recompute
         self.served: str | None = None  # the engine that served last
         self.forget_bias = forget_bias
         self.input_init = input_init
@@ -201,6 +210,8 @@ class Recurrent(nn.Module):
             shown.insert(0, repr(self.cell.name))
         if self.engine != "auto":
             shown.append(f"engine={self.engine!r}")
+        if self.recompute:
+            shown.append("recompute=True")
         return ", ".join(shown)
 
     # -- from the module's call to the seam
@@ -302,7 +313,7 @@ class Recurrent(nn.Module):
             training=self.training,
             damping=damping,
         )
-        done = choose_stack(stack, self.engine).run(stack)
+        done = recompute(stack, self.engine) if self.recompute else choose_stack(stack, self.engine).run(stack)
         object.__setattr__(self, "served", done.engine)  # past nn.Module's own, which costs as much as a short step
         return done.output, done.final
 

@@ -33,6 +33,7 @@ class Shape:
     dropout: float = 0.0
     readout: Literal["last", "mean", "every"] | None = None  # None: by the task
     engine: str = "auto"
+    recompute: bool = False  # what a step leaves for the way back is made again: less memory, more time
     forget_bias: float | None = None  # None: as torch.nn draws it
     recurrent_init: Literal["orthogonal", "identity"] | None = None
     input_init: Literal["lecun"] | None = None
