@@ -114,8 +114,8 @@ class ShapeOptions:
                                              min=0.0, max=0.99)] = None  # fmt: skip
     readout: Annotated[Readout | None, _option(_MODEL, "Answer from the last step's output or from their mean.")] = None
     engine: Annotated[str | None, _option(_MODEL, "auto, native or reference.")] = None
-    recompute: Annotated[bool | None, typer.Option("--recompute", help="Long sequences in little memory: make the inside "
-                                                   "of each step again on the way back.", rich_help_panel=_MODEL,
+    recompute: Annotated[bool | None, typer.Option("--recompute", help="Long sequences in little memory: make the "
+                                                   "inside of each step again on the way back.", rich_help_panel=_MODEL,
                                                    show_default=False)] = None  # fmt: skip
     forget_bias: Annotated[float | None, _option(_MODEL, "Forget-gate bias at the start (sum of both biases).")] = None
     input_init: Annotated[InputInit | None, _option(_MODEL, "Input weights at the start: N(0, 1/fan-in).")] = None
