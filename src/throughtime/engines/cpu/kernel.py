@@ -56,20 +56,21 @@ class Rows:
         start = int(self.first[t])
         return slice(start, start + int(self.batch_sizes[t]))
 
-    def before(self, states: Tensor, initial: Tensor, *, reverse: bool) -> Tensor:
-        """A part of the state before each step, (N, H), from those after each step."""
+    def before(self, states: Tensor, initial: Tensor, *, reverse: bool) -> list[tuple[slice, Tensor]]:
+        """A part of the state before each step, from those after each step: rows (n, H), and which rows they precede."""
         if self.batch_sizes is None or self.first is None:
+            inner = self.N - self.B
             if reverse:
-                return torch.cat([states[self.B :], initial])
-            return torch.cat([initial, states[: self.N - self.B]])
+                return [(slice(inner, self.N), initial), (slice(0, inner), states[self.B :])]
+            return [(slice(0, self.B), initial), (slice(self.B, self.N), states[:inner])]
         t = torch.repeat_interleave(torch.arange(self.T), self.batch_sizes)
         b = torch.arange(self.N) - self.first[t]
         other = t + 1 if reverse else t - 1
         there = (other >= 0) & (other < self.T)
-        other = other.clamp(0, max(self.T - 1, 0))
+        other = other.clamp(0, self.T - 1)
         there &= b < self.batch_sizes[other]
         rows = torch.where(there, self.first[other] + b, self.N + b)
-        return torch.cat([states, initial]).index_select(0, rows)
+        return [(slice(0, self.N), torch.cat([states, initial]).index_select(0, rows))]
 
 
 @dataclass(frozen=True)
@@ -211,17 +212,23 @@ class Kernel:
             if leaf.op == "read":
                 part = int(leaf.at)
                 given = rows.before(states[part], initial[part], reverse=reverse)
-            elif node in program.states:
-                given = states[program.states.index(node)]
             else:
-                assert saved is not None
-                place = program.saved.index(node) * H
-                given = saved[:, place : place + H]
+                given = [(slice(0, rows.N), self._kept(node, states, saved))]
             for slot, blocks in runs:
-                made = torch.mm(slots[:, slot * H : (slot + len(blocks)) * H].T, given)
-                for place, block in enumerate(blocks):
-                    gradient[block * H : (block + 1) * H] += made[place * H : (place + 1) * H]
+                for here, before in given:
+                    made = slots[here, slot * H : (slot + len(blocks)) * H].T
+                    for place, (block, count) in _side_by_side(blocks):
+                        gradient[block * H : (block + count) * H].addmm_(made[place * H : (place + count) * H], before)
         return gradient
+
+    def _kept(self, node: int, states: Sequence[Tensor], saved: Tensor | None) -> Tensor:
+        """A value of the step at every step, (N, H)."""
+        program, H = self.program, states[0].shape[1]
+        if node in program.states:
+            return states[program.states.index(node)]
+        assert saved is not None
+        place = program.saved.index(node) * H
+        return saved[:, place : place + H]
 
     def bias_gradient(self, totals: Tensor, bias: Tensor) -> Tensor:
         """dL/d bias_hh, from the slots summed over all rows (slots, H)."""
@@ -231,6 +238,18 @@ class Kernel:
             if product.bias is not None and slot >= 0:
                 blocks[product.bias] += totals[slot]
         return gradient
+
+
+def _side_by_side(blocks: list[int]) -> list[tuple[int, tuple[int, int]]]:
+    """Blocks that follow one another, as (where in the list, (first block, how many))."""
+    found: list[tuple[int, tuple[int, int]]] = []
+    for place, block in enumerate(blocks):
+        if found and sum(found[-1][1]) == block:
+            at, (first, count) = found[-1]
+            found[-1] = at, (first, count + 1)
+        else:
+            found.append((place, (block, 1)))
+    return found
 
 
 def _at(tensor: Tensor | None) -> int:
