@@ -223,6 +223,24 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert run(task).said == "0"
 
 
+@needs_compiler
+def test_a_fork_while_another_thread_compiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The child gets a copy of the thread's lock in the cache and none of the thread."""
+    slow = misbehaving(tmp_path, monkeypatch, "sleep 0.5")
+    task = f"""
+import time
+thread = threading.Thread(target=answer, args=(1,))
+thread.start()
+while not open({str(slow.log)!r}).read(): time.sleep(0.002)
+if (child := os.fork()) == 0:
+    os._exit(answer(1) != 1)
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), answer(1))
+"""
+    assert run(task).said == "0 1"
+    assert slow.compiles == 1
+
+
 # -- killed
 
 

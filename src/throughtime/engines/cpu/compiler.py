@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from throughtime.disk import write_through
 from throughtime.errors import EngineError
 
 TIMEOUT = 120.0  # seconds; a kernel takes about one, a machine with every core busy many
@@ -27,11 +28,7 @@ FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 
 _LINES = 8  # of the compiler's words, in an error
 _NO_SUCH_PROCESSOR = re.compile(r"march|mcpu|native|instruction")
-_NO_ROOM = {
-    "No space left on device": errno.ENOSPC,
-    "Disk quota exceeded": errno.EDQUOT,
-    "Read-only file system": errno.EROFS,
-}
+_NO_ROOM = re.compile(r"No space left|quota exceeded")
 _HOW = (
     "install one (on Debian: apt install g++; on macOS: xcode-select --install) or name one in the environment "
     "variable CXX"
@@ -54,6 +51,8 @@ def why_not() -> str | None:
     """Why nothing can be compiled here, in one sentence; None if a compiler is there."""
     if _command():
         return None
+    if os.name != "posix":
+        return "kernels are compiled on Linux and macOS only."
     if os.environ.get("CXX") is not None:
         return f'CXX is set to "{os.environ["CXX"]}", which is no C++ compiler: unset it, or {_HOW}.'
     return f"there is no C++ compiler: {_HOW}."
@@ -78,9 +77,9 @@ def compile_library(source: str, name: str, folder: Path) -> Path:
     command = _found()
     written, library = folder / f"{name}.cpp", folder / f"{name}.so"
     written.write_text(source, encoding="utf-8")
-    started = time.perf_counter()
+    written.chmod(0o600)  # whatever the umask
+    code, words, started = 0, "", time.perf_counter()
     _log.info("%s: compiling with %s", name, command[0])
-    words = ""
     # An old compiler, or an assembler older than it, may not know this processor: the plain one is always known.
     for native in (_NATIVE, ()):
         code, words = _call([*command, *FLAGS, *native, written.name, "-o", library.name], folder)
@@ -94,9 +93,9 @@ def compile_library(source: str, name: str, folder: Path) -> Path:
             )
         if not _NO_SUCH_PROCESSOR.search(words):
             break
-    for phrase, number in _NO_ROOM.items():
-        if phrase in words:
-            raise OSError(number, os.strerror(number), str(folder))
+    if _NO_ROOM.search(words):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    write_through(folder / "room", bytes(1 << 20))  # a full disk may have swallowed the words as well
     said = "\n".join(words.splitlines()[:_LINES]) or "it said nothing"
     raise EngineError(
         f"the compiler {command[0]} could not compile {name} (status {code}); name another one in the environment "
@@ -106,12 +105,11 @@ def compile_library(source: str, name: str, folder: Path) -> Path:
 
 def _call(command: list[str], folder: Path) -> tuple[int, str]:
     """Run the compiler in the folder; its status (negative: the signal that killed it) and its words."""
-    said = folder / "words"
     # English words, whose meaning is looked at; its temporary files where nobody else can reach, and where they are
     # swept up if it is killed.
     surroundings = {**os.environ, "LC_ALL": "C", "TMPDIR": str(folder)}
     # Words go to a file: a pipe would be held open by children of a compiler that was killed.
-    with open(said, "wb") as words:
+    with open(folder / "words", "w+b") as words:
         try:
             process = subprocess.Popen(
                 command,
@@ -137,7 +135,8 @@ def _call(command: list[str], folder: Path) -> tuple[int, str]:
                     'machine is less busy, or use engine="reference".'
                 ) from None
             raise
-    return code, said.read_text(encoding="utf-8", errors="replace")
+        words.seek(0)
+        return code, words.read().decode(errors="replace")
 
 
 def _signal(number: int) -> str:

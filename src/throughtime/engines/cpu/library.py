@@ -81,6 +81,10 @@ def _kept(source: str, name: str, key: str) -> Path:
                     cache.keep(compile_library(source, name, own), path, key)
     except Timeout:
         raise TimeoutError(f"another process has been compiling {path} for {WAIT:.0f} s") from None
+    except OSError as error:
+        if error.errno and not error.filename:  # a full disk does not say which
+            error.filename = str(folder)
+        raise
     return path
 
 
