@@ -8,6 +8,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 CAN_RUN := $(VENV)/.can-run
 CAN_TEST := $(VENV)/.can-test
+CAN_BENCH := $(VENV)/.can-bench
 INSTALL := $(PYTHON) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test bench format lint types web pytest chromium FORCE
@@ -24,7 +25,7 @@ demo: $(CAN_RUN)
 test: lint types web pytest
 	@echo "make test: every check passed"
 
-bench: $(CAN_TEST)
+bench: $(CAN_BENCH)
 	@$(PYTHON) -m benchmarks
 
 format: $(CAN_TEST)
@@ -82,6 +83,11 @@ $(CAN_RUN): pyproject.toml constraints.txt | $(VENV)/.made
 $(CAN_TEST): $(CAN_RUN)
 	@echo "== installing what it is checked with"
 	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(CAN_BENCH): $(CAN_TEST)
+	@echo "== installing what it is measured beside"
+	@$(INSTALL) --editable '.[dev,bench]'
 	@touch $@
 
 # The install points at this folder: a tree that was moved or copied installs itself again.

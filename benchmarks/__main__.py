@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Annotated
@@ -25,7 +26,7 @@ from benchmarks.table import Row
 
 HERE = Path(__file__).parent
 HEADINGS = ("comparison", "size", "ours", "peer", "peer's name", "ratio", "spread, limit")
-NOT_COMPARISONS = {"__main__", "table"}
+NOT_COMPARISONS = {"__main__", "families", "scan", "table"}
 
 
 def known() -> list[str]:
@@ -46,7 +47,8 @@ def machine() -> str:
     if cpuinfo.exists():
         named = (line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name"))
         model = next(named, f": {model}").partition(":")[2].strip()
-    versions = ", ".join(f"{name} {version(name)}" for name in ("throughtime", "torch", "numpy"))
+    names = ["throughtime", "torch", "numpy", *(["jax"] if find_spec("jax") else [])]
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
     return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {versions}"
 
 

@@ -32,6 +32,7 @@ def wanted(*requirements: str) -> set[str]:
 
 RUNS_WITH = wanted(*PROJECT["dependencies"])
 EXTRAS = {extra: wanted(*names) for extra, names in PROJECT["optional-dependencies"].items()}
+FOR_WORK = ("dev", "bench")  # extras for working on the package, which nothing in it may import
 
 
 def test_the_tree_that_is_tested_is_this_one() -> None:
@@ -81,7 +82,9 @@ def test_every_import_is_declared() -> None:
                 named = [node.module or ""]
             for top in {name.partition(".")[0] for name in named} - set(sys.stdlib_module_names) - {"throughtime"}:
                 allowed = (
-                    RUNS_WITH if node in tree.body else RUNS_WITH.union(*(EXTRAS[e] for e in EXTRAS if e != "dev"))
+                    RUNS_WITH
+                    if node in tree.body
+                    else RUNS_WITH.union(*(EXTRAS[e] for e in EXTRAS if e not in FOR_WORK))
                 )
                 if not allowed & {plain(name) for name in homes.get(top, [top])}:
                     undeclared.append(f"{file.relative_to(ROOT)}:{node.lineno}: {top}")
@@ -93,7 +96,9 @@ def test_everything_development_needs_is_pinned() -> None:
     pins = [line for line in lines if line and not line.startswith("#")]
     loose = [line for line in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", line)]
     assert not loose, f"not a plain pin: {loose}"
-    missing = (RUNS_WITH | EXTRAS["dev"]) - {plain(line.partition("==")[0]) for line in pins}
+    missing = RUNS_WITH.union(*(EXTRAS[extra] for extra in FOR_WORK)) - {
+        plain(line.partition("==")[0]) for line in pins
+    }
     assert not missing, f"no pin in constraints.txt for {sorted(missing)}"
 
 
