@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from throughtime.engines.cpu.engine import Cpu, CpuStack
 from throughtime.engines.cudnn import flatten
 from throughtime.engines.layers import LayerByLayer
 from throughtime.engines.native import Native, NativeStack
@@ -14,8 +15,8 @@ from throughtime.errors import EngineError
 
 _REFERENCE = Reference()
 
-ENGINES: tuple[Engine, ...] = (Native(), _REFERENCE)  # the last one always serves
-STACK_ENGINES: tuple[StackEngine, ...] = (NativeStack(), LayerByLayer(_REFERENCE))
+ENGINES: tuple[Engine, ...] = (Cpu(), Native(), _REFERENCE)  # the last one always serves
+STACK_ENGINES: tuple[StackEngine, ...] = (CpuStack(), NativeStack(), LayerByLayer(_REFERENCE))
 
 __all__ = [
     "ENGINES",

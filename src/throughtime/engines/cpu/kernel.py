@@ -57,7 +57,7 @@ class Rows:
         return slice(start, start + int(self.batch_sizes[t]))
 
     def before(self, states: Tensor, initial: Tensor, *, reverse: bool) -> list[tuple[slice, Tensor]]:
-        """A part of the state before each step, from those after each step: rows (n, H), and which rows they precede."""
+        """A part of the state before each step, from those after each: rows (n, H), and which rows they precede."""
         if self.batch_sizes is None or self.first is None:
             inner = self.N - self.B
             if reverse:

@@ -28,7 +28,7 @@ struct Rows {
 // One product: `N` vectors of accumulators for each row, from segments of columns of the rows of one buffer.
 // tile[row][N vectors] += row[0..K) · w[k][N vectors]
 template <int R, int N>
-static inline void some_rows(real* tile, const real* const* a, const real* w, idx K) {
+static __attribute__((noinline)) void some_rows(real* tile, const real* const* a, const real* w, idx K) {
     V acc[R][N];
     for (int r = 0; r < R; r++)
         for (int n = 0; n < N; n++) acc[r][n] = load(tile + (r * N + n) * VL);
