@@ -1,0 +1,150 @@
+"""What the engines of compiled kernels have in common: from a job or a stack to packed rows, and back.
+
+Dimensions: T steps, B sequences, I inputs, H units, N packed rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+
+from throughtime.cells.cell import Cell, Parameters, State
+from throughtime.engines.cpu.kernel import Kernel, Rows
+from throughtime.engines.cpu.sequence import Course, Done, run
+from throughtime.engines.packing import Packing
+from throughtime.engines.seam import Job, Stack, Stacked, Unrolled
+from throughtime.engines.trace import Traced, traced
+from throughtime.errors import EngineError
+
+DTYPES = (torch.float32, torch.float64)
+Ready = Callable[[Cell, torch.dtype], tuple[Traced, Kernel] | str]  # a cell's trace and kernel; or why there is none
+
+
+def kept(make: Callable[[Traced, Cell, torch.dtype], Kernel | str]) -> Ready:
+    """What traces a cell and makes its kernel (or says why not), once for each cell and dtype."""
+    made: WeakKeyDictionary[Cell, dict[torch.dtype, tuple[Traced, Kernel | str]]] = WeakKeyDictionary()
+
+    def ready(cell: Cell, dtype: torch.dtype) -> tuple[Traced, Kernel] | str:
+        trace = traced(cell, dtype)
+        if isinstance(trace, str):
+            return trace
+        of_cell = made.setdefault(cell, {})
+        before = of_cell.get(dtype)
+        if before is None or before[0] is not trace:
+            before = of_cell[dtype] = trace, make(trace, cell, dtype)
+        found = before[1]
+        return found if isinstance(found, str) else (trace, found)
+
+    return ready
+
+
+def dtype_of(parameters: Parameters, x: Tensor) -> torch.dtype:
+    """What is computed in: the parameters' dtype, also under autocast."""
+    return next(iter(parameters.values()), x).dtype
+
+
+def why_not(parameters: Parameters, x: Tensor, batch: int, damping: float | None) -> str | None:
+    """What no compiled kernel serves, whatever the cell and the device."""
+    dtype = dtype_of(parameters, x)
+    if dtype not in DTYPES:
+        return f"compiled kernels are made for float32 and float64, not for {dtype}."
+    if damping is not None:
+        return "clipping while backpropagating acts at every step, which compiled kernels do not stop at."
+    if x.numel() == 0 or batch == 0:
+        return "compiled kernels do not run a sequence of length 0, nor a batch of none."
+    if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return "compiled kernels do not have the rules that torch.func and forward differentiation need."
+    return None
+
+
+def run_job(job: Job, engine: str, ready: Ready) -> Unrolled:
+    """Run one cell in one direction through its kernel."""
+    cell, lengths = job.cell, job.lengths
+    T, B = job.x.shape[:2]
+    ends = None if lengths is None else lengths.cpu()
+    if ends is None or not len(ends) or int(ends.min()) == T:
+        rows = Rows.whole(T, B)
+        done = _serve(cell, job.parameters, job.x.flatten(0, 1), job.state, rows, ready, inside=job.inside)
+        states = {part: made.view(T, B, -1) for part, made in done.states.items()}
+        gates = {gate: made.view(T, B, -1) for gate, made in done.gates.items()}
+        return Unrolled(cell, states, gates, done.final, engine, job.state, lengths)
+    device = job.x.device
+    order = torch.argsort(ends, descending=True, stable=True)
+    packing = Packing.by_length(ends, order, T, device)
+    sorted_by, back = order.to(device), torch.argsort(order)
+    start = job.state.map(lambda part: part.index_select(0, sorted_by))
+    rows = Rows.packed(packing.batch_sizes, B)
+    done = _serve(cell, job.parameters, packing.pack(job.x), start, rows, ready, inside=job.inside)
+    # Past its length a sequence shows its last step again; before there was one, its initial state.
+    assert rows.first is not None
+    t = torch.minimum(torch.arange(T).unsqueeze(1), ends - 1)
+    place = torch.where(t >= 0, rows.first[t.clamp(min=0)] + back, rows.N + back) if rows.N else rows.N + back + 0 * t
+    place, back = place.flatten().to(device), back.to(device)
+
+    def shown(made: Tensor, before: Tensor) -> Tensor:
+        return torch.cat([made, before]).index_select(0, place).view(T, B, -1)
+
+    states = {part: shown(made, start[part]) for part, made in done.states.items()}
+    gates = {gate: shown(made, torch.zeros_like(start[cell.parts[-1]])) for gate, made in done.gates.items()}
+    final = done.final.map(lambda part: part.index_select(0, back))
+    return Unrolled(cell, states, gates, final, engine, job.state, lengths)
+
+
+def run_stack(stack: Stack, engine: str, ready: Ready) -> Stacked:
+    """The loop over layers and directions; packed sequences stay packed from the first to the last."""
+    B = next(iter(stack.state.values())).shape[1]
+    packed = stack.batch_sizes is not None
+    rows = Rows.packed(stack.batch_sizes, B) if stack.batch_sizes is not None else Rows.whole(stack.x.shape[0], B)
+    x = stack.x if packed else stack.x.flatten(0, 1)
+    finals = []
+    for layer, cell in enumerate(stack.cells):
+        if layer > 0 and stack.dropout > 0:
+            x = _dropped(x, stack, rows)
+        outputs = []
+        for direction in range(stack.directions):
+            index = layer * stack.directions + direction
+            start = State(**{part: tensor[index] for part, tensor in stack.state.items()})
+            done = _serve(cell, stack.parameters[index], x, start, rows, ready, inside=False, reverse=direction == 1)
+            outputs.append(done.states[cell.parts[-1]])
+            finals.append(done.final)
+        x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+    final = State(**{part: torch.stack([each[part] for each in finals]) for part in stack.state})
+    return Stacked(x if packed else x.view(rows.T, B, -1), final, engine)
+
+
+def _dropped(x: Tensor, stack: Stack, rows: Rows) -> Tensor:
+    shape = x.shape if stack.batch_sizes is not None else (rows.T, rows.B, x.shape[-1])
+    return F.dropout(x.view(shape), stack.dropout, stack.training).view(x.shape)
+
+
+def _serve(
+    cell: Cell,
+    parameters: Parameters,
+    x: Tensor,
+    state: State,
+    rows: Rows,
+    ready: Ready,
+    *,
+    inside: bool,
+    reverse: bool = False,
+) -> Done:
+    """Run rows x (N, I) of a cell."""
+    dtype = dtype_of(parameters, x)
+    found = ready(cell, dtype)
+    if isinstance(found, str):
+        raise EngineError(found)
+    trace, compiled = found
+    course = Course(compiled, trace, cell, parameters, rows, reverse, inside)
+    with torch.autocast(x.device.type, enabled=False):
+        given = x.to(dtype)
+        if type(cell).share is Cell.share:
+            u = F.linear(given, parameters["weight_ih"], parameters.get("bias_ih"))
+        else:
+            share = cell.share(given, parameters)
+            u = torch.cat([share[block] for block in cell.inputs], dim=-1)
+        return run(course, u, state.map(lambda part: part.to(dtype)))
