@@ -335,10 +335,10 @@ def _tables(step: list[_Body], back: list[_Body]) -> str:
     rows = []
     for body in back:
         for dot in body.dots:
-            blocks = [block for _, run in body.gathered(dot) for block in run]
+            read = [block for _, run in body.gathered(dot) for block in run]
             name = f"BLOCKS_{len(rows)}"
-            lines.append(f"static const idx {name}[] = {{{', '.join(map(str, blocks))}}};")
-            rows.append(f"{{{len(blocks)}, {body.wide}, {name}}}")
+            lines.append(f"static const idx {name}[] = {{{', '.join(map(str, read))}}};")
+            rows.append(f"{{{len(read)}, {body.wide}, {name}}}")
     lines.append(f"constexpr int BACK_DOTS_COUNT = {len(rows)};")
     lines.append(f"static const BackDot BACK_DOTS[] = {{{', '.join(rows) or '{}'}}};")
     run = " ".join(f"Step{body.number}::run(w, from, to, false);" for body in step)
