@@ -146,5 +146,7 @@ def _serve(
             u = F.linear(given, parameters["weight_ih"], parameters.get("bias_ih"))
         else:
             share = cell.share(given, parameters)
-            u = torch.cat([share[block] for block in cell.inputs], dim=-1)
+            some = next(iter(share.values()))
+            # A block that is not given is not used by the step either; it only keeps its place.
+            u = torch.cat([share[block] if block in share else torch.zeros_like(some) for block in cell.inputs], dim=-1)
         return run(course, u, state.map(lambda part: part.to(dtype)))
