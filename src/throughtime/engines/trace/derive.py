@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from throughtime.engines.trace.graph import Graph, Ref
 from throughtime.engines.trace.program import CHEAP, MASKS, Node, Product, Program
@@ -18,7 +20,6 @@ class Found:
     graph: Graph
     parts: tuple[str, ...]
     inputs: int
-    vectors: int
     products: tuple[Product, ...]  # leaf "product" j is number j of these
     sources: tuple[Ref, ...]  # leaf "pulled" s is number s of these
     states: tuple[Ref, ...]
@@ -29,195 +30,179 @@ class Found:
     d_read: tuple[Ref | None, ...]
 
 
-def derive(found: Found) -> tuple[Program, tuple[int, ...]]:
-    """The program, and which of the vectors it still has."""
+@dataclass(frozen=True)
+class Derived:
+    """A program, and what its leaves were numbered before those that nobody hears were left out."""
+
+    program: Program
+    vectors: tuple[int, ...]
+    products: tuple[int, ...]
+    sources: tuple[int, ...]
+
+
+def derive(found: Found) -> Derived:
+    """The program: without what nobody hears, with the fewest numbers saved between the step and the way back."""
     nodes = found.graph.nodes
     gradients = [ref for ref in (*found.d_u, *found.d_product, *found.d_vector, *found.d_read) if ref is not None]
 
-    step = _with_products(found, _ancestors(nodes, [*found.states, *found.gates.values()]))
-    steps_products = sorted(int(nodes[n].at) for n in step if nodes[n].op == "product")
-    made = {found.products[j].source for j in steps_products}
-    inner = [source for source in found.sources if source in made and nodes[source].op != "read"]
+    step = _with_sources(found, _until(nodes, [*found.states, *found.gates.values()]))
+    products = tuple(sorted(int(nodes[n].at) for n in step if nodes[n].op == "product"))
+    given = tuple(dict.fromkeys(found.products[j].source for j in products))
+    inner = {source for source in given if nodes[source].op != "read"}
 
-    free = {*found.states, *inner}
-    back = _until(nodes, gradients, lambda n: n in step or nodes[n].op in _FREE)
-    needed = {a for n in (*back, *gradients) for a in ((n,) if n in step else nodes[n].args) if a in step}
-    saved = _fewest(nodes, needed, free)
-    kept = {*saved, *free}
-    again = _until(nodes, [n for n in needed if n not in kept], lambda n: n in kept or nodes[n].op in _FREE)
+    kept = {*found.states, *inner}
+    back = _until(nodes, gradients, step | {n for n, node in enumerate(nodes) if node.op in _FREE})
+    needed = {a for n in back for a in nodes[n].args if a in step} | (set(gradients) & step)
+    saved = inner | _fewest(nodes, needed, kept)
+    at_hand = kept | saved | {n for n, node in enumerate(nodes) if node.op in _FREE}
+    way = back | _until(nodes, needed, at_hand)
+    loaded = {a for n in way for a in nodes[n].args} | set(gradients)
 
-    way = _ancestors_within(nodes, gradients, {*back, *again})
-    loads = {n for n in _reached(nodes, gradients, way) if nodes[n].op in ("u", "read", "vector")}
-    first = sorted(step | loads)
-    order: dict[int, int] = {n: place for place, n in enumerate(first)}
-    written = [nodes[n] for n in first]
-    place = dict(order)  # on the way back: what is made again has a place of its own
-    second = _in_order(
-        found, way | {n for n in _reached(nodes, gradients, way) if nodes[n].op == "constant" and n not in order}
-    )
-    for number, n in enumerate(second):
-        place[n] = len(first) + number
-    written = [_placed(nodes[n], order) for n in first] + [_placed(nodes[n], place) for n in second]
+    first = sorted(step | {n for n in loaded if nodes[n].op in ("u", "read", "vector")})
+    second = _in_order(found, way | {n for n in loaded - set(first) if nodes[n].op == "constant"})
+    forth = {n: place for place, n in enumerate(first)}
+    place = forth | {n: len(first) + number for number, n in enumerate(second)}  # some are made again, at new places
 
-    number_of = {j: number for number, j in enumerate(steps_products)}
-    sources = list(dict.fromkeys(found.products[j].source for j in steps_products))
-    vectors = sorted({int(nodes[n].at) for n in first if nodes[n].op == "vector"})
-    renumbered = {
-        "product": number_of,
-        "pulled": {s: sources.index(source) for s, source in enumerate(found.sources) if source in sources},
-        "vector": {v: number for number, v in enumerate(vectors)},
-    }
-    final = tuple(
-        Node(node.op, node.args, renumbered[node.op][int(node.at)]) if node.op in renumbered else node
-        for node in written
-    )
+    vectors = tuple(sorted(int(nodes[n].at) for n in first if nodes[n].op == "vector"))
+    sources = tuple(found.sources.index(source) for source in given)
+    numbers = {"product": products, "pulled": sources, "vector": vectors}
 
-    def at(refs: Sequence[Ref | None]) -> tuple[int | None, ...]:
+    def written(n: int, places: Mapping[int, int]) -> Node:
+        node = nodes[n]
+        at = numbers[node.op].index(int(node.at)) if node.op in numbers else node.at
+        return Node(node.op, tuple(places[a] for a in node.args), at)
+
+    def at(refs: Iterable[Ref | None]) -> tuple[int | None, ...]:
         return tuple(None if ref is None else place[ref] for ref in refs)
 
+    made = [found.products[j] for j in products]
     program = Program(
         parts=found.parts,
         gates=tuple(found.gates),
         inputs=found.inputs,
         vectors=len(vectors),
-        nodes=final,
+        nodes=(*(written(n, forth) for n in first), *(written(n, place) for n in second)),
         forward=len(first),
-        products=tuple(Product(p.block, p.bias, order[p.source]) for p in (found.products[j] for j in steps_products)),
-        sources=tuple(order[source] for source in sources),
-        states=tuple(order[ref] for ref in found.states),
-        opened=tuple(order[ref] for ref in found.gates.values()),
-        saved=tuple(sorted(order[n] for n in {*saved, *inner})),
+        products=tuple(Product(product.block, product.bias, forth[product.source]) for product in made),
+        sources=tuple(forth[source] for source in given),
+        states=tuple(forth[ref] for ref in found.states),
+        opened=tuple(forth[ref] for ref in found.gates.values()),
+        saved=tuple(sorted(forth[n] for n in saved)),
         d_u=at(found.d_u),
-        d_product=at([found.d_product[j] for j in steps_products]),
-        d_vector=at([found.d_vector[v] for v in vectors]),
+        d_product=at(found.d_product[j] for j in products),
+        d_vector=at(found.d_vector[v] for v in vectors),
         d_read=at(found.d_read),
     )
-    return program, tuple(vectors)
+    return Derived(program, vectors, products, sources)
 
 
-def _in_order(found: Found, way: set[int]) -> list[int]:
-    """The way back's nodes so that every one stands after its arguments, and "pulled" after what is pulled back."""
-    nodes = found.graph.nodes
-    order: dict[int, None] = {}
-
-    def visit(n: int) -> None:
-        if n in order or n not in way:
-            return
-        before = nodes[n].args
-        if nodes[n].op == "pulled":
-            source = found.sources[int(nodes[n].at)]
-            given = (d for p, d in zip(found.products, found.d_product, strict=True) if p.source == source)
-            before = tuple(d for d in given if d is not None)
-        for a in before:
-            visit(a)
-        order[n] = None
-
-    for n in sorted(way):
-        visit(n)
-    return list(order)
-
-
-def _placed(node: Node, place: dict[int, int]) -> Node:
-    return Node(node.op, tuple(place[a] for a in node.args), node.at)
-
-
-def _ancestors(nodes: Sequence[Node], of: Iterable[int]) -> set[int]:
-    """These nodes and all that they are made of."""
-    return _until(nodes, of, lambda n: False)
-
-
-def _until(nodes: Sequence[Node], of: Iterable[int], stop) -> set[int]:  # type: ignore[no-untyped-def]
-    """These nodes and what they are made of, as far as nodes where `stop` holds, without those."""
+def _until(nodes: Sequence[Node], of: Iterable[int], stop: Collection[int] = ()) -> set[int]:
+    """These nodes and what they are made of, as far as `stop`, without that."""
     found: set[int] = set()
     ahead = list(of)
     while ahead:
         n = ahead.pop()
-        if n not in found and not stop(n):
+        if n not in found and n not in stop:
             found.add(n)
             ahead.extend(nodes[n].args)
     return found
 
 
-def _with_products(found: Found, step: set[int]) -> set[int]:
+def _with_sources(found: Found, step: set[int]) -> set[int]:
     """With what the products among them are given."""
     nodes = found.graph.nodes
     while True:
         sources = {found.products[int(nodes[n].at)].source for n in step if nodes[n].op == "product"}
-        more = _ancestors(nodes, sources) | step
+        more = step | _until(nodes, sources)
         if more == step:
             return step
         step = more
 
 
-def _ancestors_within(nodes: Sequence[Node], of: Iterable[int], within: set[int]) -> set[int]:
-    return _until(nodes, of, lambda n: n not in within)
+def _in_order(found: Found, way: Collection[int]) -> list[int]:
+    """The way back's nodes so that every one stands after its arguments, and "pulled" after what is pulled back."""
+    nodes = found.graph.nodes
+    order: dict[int, None] = {}
+
+    def before(n: int) -> list[int]:
+        if nodes[n].op != "pulled":
+            return list(nodes[n].args)
+        source = found.sources[int(nodes[n].at)]
+        given = zip(found.products, found.d_product, strict=True)
+        return [d for product, d in given if product.source == source and d is not None]
+
+    for first in sorted(way):
+        ahead = [first]
+        while ahead:
+            missing = [a for a in before(ahead[-1]) if a in way and a not in order]
+            if missing and ahead[-1] not in order:
+                ahead += reversed(missing)
+            else:
+                order[ahead.pop()] = None
+    return list(order)
 
 
-def _reached(nodes: Sequence[Node], gradients: Iterable[int], way: set[int]) -> set[int]:
-    """What the way back reads, and what it hands on as it is."""
-    return {a for n in way for a in nodes[n].args} | set(gradients)
+_Side = tuple[int, int]  # node and 0, where ways enter it, or 1, where they leave
+_START, _END = (-1, 0), (-1, 1)
 
 
-def _fewest(nodes: Sequence[Node], needed: set[int], free: set[int]) -> set[int]:
+def _fewest(nodes: Sequence[Node], needed: Collection[int], kept: Collection[int]) -> set[int]:
     """The fewest values to save so that all that is needed can be made again from them by cheap operators.
 
     That is a smallest cut between what cannot be made again and what is needed (Menger's theorem: as many nodes as
     there are ways that share none), the one nearest to what is needed, so that little is made again. Masks are not
     saved: what they are made of is.
     """
+    room: dict[tuple[_Side, _Side], float] = {}
+    after: dict[_Side, list[_Side]] = {}
 
-    def given(n: int) -> bool:
-        return n in free or nodes[n].op in _FREE
-
-    # Each node n is two, (n, 0) -> (n, 1), with room for one way through where it may be saved.
-    room: dict[tuple[object, object], int] = {}
-    after: dict[object, list[object]] = {}
-
-    def edge(a: object, b: object, most: int) -> None:
+    def edge(a: _Side, b: _Side, most: float) -> None:
         for x, y, width in ((a, b, most), (b, a, 0)):
             if (x, y) not in room:
                 room[x, y] = 0
                 after.setdefault(x, []).append(y)
             room[x, y] += width
 
-    endless = len(nodes) + 1
-    among = sorted(_until(nodes, needed, lambda n: given(n)))
+    at_hand = {n for n, node in enumerate(nodes) if n in kept or node.op in _FREE}
+    among = sorted(_until(nodes, needed, at_hand))
     for n in among:
-        edge((n, 0), (n, 1), endless if nodes[n].op in MASKS or nodes[n].op == "number" else 1)
+        edge((n, 0), (n, 1), math.inf if nodes[n].op in MASKS else 1)
+        if n in needed:
+            edge((n, 1), _END, math.inf)
         if nodes[n].op in CHEAP:
             for a in nodes[n].args:
-                if not given(a):
-                    edge((a, 1), (n, 0), endless)
+                if a not in at_hand:
+                    edge((a, 1), (n, 0), math.inf)
         else:
-            edge("start", (n, 0), endless)
-        if n in needed:
-            edge((n, 1), "end", endless)
+            edge(_START, (n, 0), math.inf)
 
-    def way() -> list[object] | None:
-        came: dict[object, object] = {"start": "start"}
-        ahead: list[object] = ["start"]
-        for x in ahead:
-            for y in after.get(x, ()):
-                if y not in came and room[x, y] > 0:
-                    came[y] = x
-                    ahead.append(y)
-                    if y == "end":
-                        path = [y]
-                        while path[-1] != "start":
-                            path.append(came[path[-1]])
-                        return path[::-1]
-        return None
-
-    while (path := way()) is not None:
-        for x, y in zip(path, path[1:], strict=False):
+    while way := _way(after, room):
+        for x, y in pairwise(way):
             room[x, y] -= 1
             room[y, x] += 1
 
-    open_ = {"end"}  # from where there is room left to the end
-    ahead: list[object] = ["end"]
+    reach = {_END}  # from where a way to the end has room left
+    ahead = [_END]
     for y in ahead:
         for x in after.get(y, ()):
-            if x not in open_ and room[x, y] > 0:
-                open_.add(x)  # type: ignore[arg-type]
+            if x not in reach and room[x, y] > 0:
+                reach.add(x)
                 ahead.append(x)
-    return {n for n in among if (n, 1) in open_ and (n, 0) not in open_}
+    return {n for n in among if (n, 1) in reach and (n, 0) not in reach}
+
+
+def _way(after: Mapping[_Side, list[_Side]], room: Mapping[tuple[_Side, _Side], float]) -> list[_Side]:
+    """A shortest way from the start to the end that has room; empty if there is none."""
+    came = {_START: _START}
+    ahead = [_START]
+    for x in ahead:
+        for y in after.get(x, ()):
+            if y not in came and room[x, y] > 0:
+                came[y] = x
+                ahead.append(y)
+    if _END not in came:
+        return []
+    way = [_END]
+    while way[-1] != _START:
+        way.append(came[way[-1]])
+    return way[::-1]

@@ -1,21 +1,23 @@
-"""Runs a cell's step and its way back once, looking on."""
+"""Runs a cell's step and its way back on random numbers, looking on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from throughtime.cells.cell import Cell, Share, State, Weights
-from throughtime.engines.trace.derive import Found, derive
+from throughtime.cells.cell import Cell, Gates, Share, State, Weights
+from throughtime.engines.trace.derive import Derived, Found, derive
 from throughtime.engines.trace.graph import Ref
-from throughtime.engines.trace.program import Product, Program
-from throughtime.engines.trace.record import DRIVERS, Call, Recorder, Untraceable
+from throughtime.engines.trace.interpret import numbers
+from throughtime.engines.trace.program import Node, Product, Program
+from throughtime.engines.trace.record import Recorder, Untraceable, Value
+from throughtime.engines.trace.tape import Entry, needed
 
-_CLOSE = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative to the largest; far above rounding, below any mistake
+_ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative; far above rounding, far below a mistake
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,46 @@ class Followed:
     """A program and the tape its vectors come from."""
 
     program: Program
-    tape: tuple[Call | str, ...]
+    tape: tuple[Entry, ...]
     slots: tuple[int, ...]  # where on the tape each vector stands
+
+
+def follow(cell: Cell, dtype: torch.dtype) -> Followed:
+    """Follow a step twice, on other numbers and for other numbers of sequences; both must say the same.
+
+    Raises Untraceable.
+    """
+    _check_own_methods(cell)
+    first, second = (_Run(cell, dtype, batch, seed).follow() for seed, batch in enumerate(_batches(cell, 2)))
+    if repr(first.program) != repr(second.program):  # as text, a NaN is the same as another
+        raise Untraceable(f'the step of "{cell.title}" is not the same each time it runs.')
+    return first
+
+
+def _batches(cell: Cell, count: int) -> list[int]:
+    """Numbers of sequences that cannot be taken for the size of anything else: primes that divide none."""
+    sizes = {cell.hidden_size, *(size for shape in cell.shapes().values() for size in shape)}
+    found: list[int] = []
+    candidate = 3
+    while len(found) < count:
+        if all(candidate % p for p in range(2, candidate)) and all(size % candidate for size in sizes):
+            found.append(candidate)
+        candidate += 2
+    return found
+
+
+def _check_own_methods(cell: Cell) -> None:
+    """What the engines do themselves must be what the cell does; its share may be made in a way of its own."""
+    kind = type(cell)
+    if kind.weights is not Cell.weights:
+        raise Untraceable(f'the cell "{cell.title}" binds its recurrent weights in its own way.')
+    if kind.share is Cell.share:
+        return
+    parameters = {name: torch.empty(shape, device="meta") for name, shape in cell.shapes().items()}
+    share = cell.share(torch.empty(2, cell.input_size, device="meta"), parameters)
+    shapes = {name: tuple(block.shape) for name, block in share.items()}
+    if list(shapes) != list(cell.inputs) or set(shapes.values()) - {(2, cell.hidden_size)}:
+        raise Untraceable(f'the input\'s share of "{cell.title}" is not one number a unit for each of its blocks.')
 
 
 class _Parameters(Mapping[str, Tensor]):
@@ -36,9 +76,7 @@ class _Parameters(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._made:
-            shape = self._shapes[name]
-            with self._run.recorder.paused():
-                self._made[name] = self._run.recorder.parameter(name, self._run.draw(shape).requires_grad_())
+            self._made[name] = self._run.parameter(name, self._shapes[name])
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -58,184 +96,233 @@ class _Tap:
         return self._run.product(self._name, self._block, self._bias, h)
 
     def __getattr__(self, name: str) -> Any:
-        raise self._run.recorder.refuse(f"uses W.{self._name}.{name} at {{}} and not W.{self._name} as a whole")
+        raise self._run.recorder.refuse(f"uses W.{self._name}.{name} at {{}}, not W.{self._name} as a whole")
 
     def __iter__(self) -> Any:
         raise self._run.recorder.refuse(f"takes W.{self._name} apart at {{}}")
+
+
+class _Seed(torch.autograd.Function):
+    """A number whose way back begins with given gradients.
+
+    torch.autograd.grad takes them too, but loads a computer algebra system to look at them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gradients: Sequence[Tensor], *outputs: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return gradients[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Any, ...]:
+        return None, *ctx.gradients
 
 
 class _Run:
     """One step on random numbers."""
 
     def __init__(self, cell: Cell, dtype: torch.dtype, batch: int, seed: int) -> None:
-        self.cell, self.dtype = cell, dtype
-        self.batch, self.units = batch, cell.hidden_size
-        self.recorder = Recorder(cell.title, batch, self.units, dtype)
+        self.cell, self.dtype, self.shape = cell, dtype, (batch, cell.hidden_size)
+        self.recorder = Recorder(cell.title, batch, cell.hidden_size, dtype)
         self._generator = torch.Generator().manual_seed(seed)
+        self._leaves: dict[tuple[str, int], Tensor] = {}
         self.products: list[Product] = []
-        self.taps: list[Tensor] = []
         self.sources: list[Ref] = []
         self._given: list[Tensor] = []  # what each source was, as autograd knows it
-        self._source_of: dict[int, int] = {}  # id of the tensor -> number of the source
-        self._tap_of: dict[tuple[int, int], int] = {}  # block and source -> number of the product
-        self.real: dict[tuple[str, int], Tensor] = {}  # the numbers of leaves
+        self._source_of: dict[int, int] = {}  # the id of that -> number of the source
+        self._product_of: dict[tuple[int, int], int] = {}  # block and source -> number of the product
 
-    def draw(self, shape: tuple[int, ...]) -> Tensor:
-        """Random numbers of this run's own."""
+    def follow(self) -> Followed:
+        """The program of the step as this run saw it."""
+        cell, recorder = self.cell, self.recorder
+        u = Share(**{name: self._leaf("u", at) for at, name in enumerate(cell.inputs)})
+        state = State(**{part: self._leaf("read", at) for at, part in enumerate(cell.parts)})
+        parameters = _Parameters(self, cell.shapes())
+        biased = [name for name in cell.recurrent or () if name not in cell.unbiased and "bias_hh" in parameters]
+        maps: dict[str, Any] = {
+            name: _Tap(self, name, block, biased.index(name) if name in biased else None)
+            for block, name in enumerate(cell.recurrent or ())
+        }
+        with recorder.on():
+            new, gates = cell.advance(u, state, Weights(maps, parameters))
+        self._check(new, gates)
+        vectors = list(recorder.vectors)
+
+        def pulled(op: str, count: int) -> list[Tensor]:
+            return [self._leaves[op, at] for at in range(count)]
+
+        wanted = {
+            "u": pulled("u", len(u)),
+            "product": pulled("product", len(self.products)),
+            "vector": [recorder.slots[slot].tensor for slot in vectors],
+            "read": pulled("read", len(cell.parts)),
+        }
+        sent = self._back([new[part] for part in cell.parts], wanted)
+        found = Found(
+            graph=recorder.graph,
+            parts=cell.parts,
+            inputs=len(u),
+            products=tuple(self.products),
+            sources=tuple(self.sources),
+            states=tuple(recorder.value(new[part]).node for part in cell.parts),
+            gates={name: recorder.value(gate).node for name, gate in gates.items()},
+            d_u=self._nodes(sent["u"]),
+            d_product=self._nodes(sent["product"]),
+            d_vector=self._nodes(sent["vector"], summed=True),
+            d_read=self._nodes(sent["read"]),
+        )
+        derived = derive(found)
+        self._prove(derived, [*new.values()] if tuple(new) == cell.parts else [new[p] for p in cell.parts], gates, sent)
+        tape, slots = needed(recorder.tape, [vectors[v] for v in derived.vectors], recorder.sizes)
+        return Followed(derived.program, tuple(tape), tuple(slots))
+
+    # -- what the step is given
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
         return torch.randn(shape, generator=self._generator, dtype=torch.float64, device="cpu").to(self.dtype)
 
-    def leaf(self, op: str, at: int, *, grad: bool = True) -> Tensor:
-        """A leaf (B, H)."""
-        tensor = self.draw((self.batch, self.units)).requires_grad_(grad)
-        self.recorder.name(tensor, self.recorder.graph.leaf(op, at), fixed=True)
-        self.real[op, at] = tensor
-        return tensor
+    def _leaf(self, op: str, at: int, *, grad: bool = True) -> Tensor:
+        if (op, at) not in self._leaves:
+            tensor = self._leaves[op, at] = self._draw(self.shape).requires_grad_(grad)
+            self.recorder.name(tensor, Value(self.recorder.graph.leaf(op, at)), fixed=True)
+        return self._leaves[op, at]
 
-    def product(self, name: str, block: int, bias: int | None, h: Tensor) -> Tensor:
-        """W_block h + b."""
+    def parameter(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A parameter, put on the tape."""
         recorder = self.recorder
         with recorder.paused():
-            if not isinstance(h, Tensor) or tuple(h.shape) != (self.batch, self.units) or h.dtype != self.dtype:
-                shown = f"{tuple(h.shape)} {h.dtype}" if isinstance(h, Tensor) else type(h).__name__
-                raise recorder.refuse(f"gives W.{name} {shown} at {{}}, where (B, H) is needed")
+            recorder.tape.append(name)
+            recorder.sizes.append(1)
+            return recorder.put(self._draw(shape).requires_grad_())
+
+    def product(self, name: str, block: int, bias: int | None, h: Any) -> Tensor:
+        """W_block h + b, a leaf: what comes back to it and what goes on to h are the engine's products."""
+        recorder = self.recorder
+        with recorder.paused():
+            if not isinstance(h, Tensor) or tuple(h.shape) != self.shape or h.dtype != self.dtype:
+                shown = f"{tuple(h.shape)} of {h.dtype}" if isinstance(h, Tensor) else f"a {type(h).__name__}"
+                raise recorder.refuse(f"gives W.{name} {shown} at {{}}, where (B, H) of {self.dtype} is needed")
             source = self._source(h)
-            if (block, source) not in self._tap_of:
-                self._tap_of[block, source] = len(self.products)
-                self.taps.append(self.leaf("product", len(self.products)))
+            if (block, source) not in self._product_of:
+                self._product_of[block, source] = len(self.products)
                 self.products.append(Product(block, bias, self.sources[source]))
-            return self.taps[self._tap_of[block, source]]
+            return self._leaf("product", self._product_of[block, source])
 
     def _source(self, h: Tensor) -> int:
         if id(h) not in self._source_of:
-            node = self.recorder.value(h).node
-            leaf = not self.recorder.graph.nodes[node].args
-            if not (leaf and any(h is self.real.get(("read", at)) for at in range(len(self.cell.parts)))):
-                # Equal numbers may hang on the state in different ways: each source has a gradient of its own.
-                if leaf or node in self.sources:
-                    node = self.recorder.graph.apart(node)
+            graph, node = self.recorder.graph, self.recorder.value(h).node
+            # Equal numbers may hang on the state in different ways (one through detach, say), so that each tensor is
+            # a source of its own; and one that is not the part itself must not be taken for it.
+            if not self._is_read(h) and (node in self.sources or not graph.nodes[node].args):
+                node = graph.apart(node)
             self.recorder.fix(h)
             self._source_of[id(h)] = len(self.sources)
             self.sources.append(node)
             self._given.append(h)
         return self._source_of[id(h)]
 
-    def follow(self) -> Followed:
-        """The program of the step as this run saw it."""
-        cell, recorder = self.cell, self.recorder
-        u = Share(**{name: self.leaf("u", at) for at, name in enumerate(cell.inputs)})
-        state = State(**{part: self.leaf("read", at) for at, part in enumerate(cell.parts)})
-        parameters = _Parameters(self, cell.shapes())
-        blocks = cell.recurrent or ()
-        biased = [b for b in blocks if b not in cell.unbiased] if "bias_hh" in parameters else []
-        maps: dict[str, Any] = {
-            name: _Tap(self, name, at, biased.index(name) if name in biased else None) for at, name in enumerate(blocks)
-        }
-        W = Weights(maps, parameters)
-        with recorder.on():
-            new, gates = cell.advance(u, state, W)
-        self._check(new, gates)
-        refs = {part: recorder.value(new[part]).node for part in cell.parts}
-        opened = {name: recorder.value(gate).node for name, gate in gates.items()}
-        wanted, sent = self._back(list(u.values()), list(state.values()), [new[part] for part in cell.parts])
-        nodes = [None if g is None else self._gradient(g) for g in sent]
-        ends = [len(u), len(state), len(self.taps)]
-        cuts = [sum(ends[:k]) for k in range(4)] + [len(nodes)]
-        d_u, d_read, d_product, d_some = (tuple(nodes[a:b]) for a, b in zip(cuts, cuts[1:], strict=False))
-        leaves = {id(tensor): node for tensor, node in zip(wanted[cuts[3] :], d_some, strict=True)}
-        slots = {pure.slot: pure.tensor for pure in recorder.pure.values()}
-        found = Found(
-            graph=recorder.graph,
-            parts=cell.parts,
-            inputs=len(u),
-            vectors=len(recorder.vectors),
-            products=tuple(self.products),
-            sources=tuple(self.sources),
-            states=tuple(refs.values()),
-            gates=opened,
-            d_u=d_u,
-            d_product=d_product,
-            d_vector=tuple(leaves.get(id(slots[slot])) for slot in recorder.vectors),
-            d_read=d_read,
-        )
-        program, left = derive(found)
-        order = list(recorder.vectors)
-        followed = Followed(program, tuple(recorder.tape), tuple(order[v] for v in left))
-        return followed
+    def _is_read(self, h: Tensor) -> bool:
+        return any(h is self._leaves["read", at] for at in range(len(self.cell.parts)))
+
+    # -- what comes of it
 
     def _check(self, new: Any, gates: Any) -> None:
-        cell = self.cell
-        if not (isinstance(new, Mapping) and set(new) == set(cell.parts) and isinstance(gates, Mapping)):
-            raise Untraceable(f'the step of "{cell.title}" does not return State({", ".join(cell.parts)}), Gates(...).')
+        if not (isinstance(new, State) and set(new) == set(self.cell.parts) and isinstance(gates, Gates)):
+            raise Untraceable(
+                f'the step of "{self.cell.title}" does not return State({", ".join(self.cell.parts)}) and Gates.'
+            )
         for name, value in (*new.items(), *gates.items()):
-            fits = isinstance(value, Tensor) and tuple(value.shape) == (self.batch, self.units)
-            if not fits or value.dtype != self.dtype:
-                raise Untraceable(f'the step of "{cell.title}" does not return "{name}" as (B, H) in {self.dtype}.')
-
-    def _back(self, u: list[Tensor], read: list[Tensor], new: list[Tensor]) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Autograd's answer for every leaf."""
-        recorder = self.recorder
-        recorder.back = True
-        outputs = [(tensor, self.leaf("grad", at, grad=False)) for at, tensor in enumerate(new) if tensor.requires_grad]
-        inner = {
-            s: (tensor, self.leaf("pulled", s, grad=False))
-            for s, tensor in enumerate(self._given)
-            if tensor.requires_grad and not any(tensor is each for each in read)
-        }
-        vectors = [
-            pure.tensor
-            for pure in recorder.pure.values()
-            if pure.slot in recorder.vectors and pure.tensor.requires_grad
-        ]
-        wanted = [*u, *read, *self.taps, *vectors]
-        while True:
-            pairs = [*outputs, *inner.values()]
-            if not pairs:
-                return wanted, [None] * len(wanted)
-            with recorder.on():
-                sent = torch.autograd.grad(
-                    [tensor for tensor, _ in pairs],
-                    wanted,
-                    [gradient for _, gradient in pairs],
-                    retain_graph=True,
-                    allow_unused=True,
+            if tuple(value.shape) != self.shape or value.dtype != self.dtype:
+                shown = f"{tuple(value.shape)} of {value.dtype}"
+                raise Untraceable(
+                    f'the step of "{self.cell.title}" returns "{name}" as {shown}, not (B, H) of {self.dtype}.'
                 )
+
+    def _back(self, new: list[Tensor], wanted: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor | None]]:
+        """What autograd sends to each leaf."""
+        self.recorder.back = True
+        outputs = {("grad", at): tensor for at, tensor in enumerate(new) if tensor.requires_grad}
+        outputs |= {
+            ("pulled", s): tensor
+            for s, tensor in enumerate(self._given)
+            if tensor.requires_grad and not self._is_read(tensor)
+        }
+        while True:
+            sent = self._sent(outputs, wanted)
             heard = {
-                self.sources.index(product.source)
-                for product, gradient in zip(self.products, sent[len(u) + len(read) :], strict=False)
-                if gradient is not None
+                p.source for p, d in zip(self.products, self._nodes(sent["product"]), strict=True) if d is not None
             }
-            silent = [s for s in inner if s not in heard]  # nothing comes back through any product of these
+            silent = [key for key in outputs if key[0] == "pulled" and self.sources[key[1]] not in heard]
             if not silent:
-                return wanted, list(sent)
-            for s in silent:
-                del inner[s]
+                return sent
+            for key in silent:  # nothing comes back through any of its products
+                del outputs[key]
 
-    def _gradient(self, tensor: Tensor) -> Ref | None:
-        found = self.recorder.value(tensor)
-        return None if self.recorder.graph.value_of(found.node) == 0.0 else found.node
+    def _sent(
+        self, outputs: Mapping[tuple[str, int], Tensor], wanted: Mapping[str, list[Tensor]]
+    ) -> dict[str, list[Tensor | None]]:
+        leaves = [tensor for some in wanted.values() for tensor in some]
+        inputs = [tensor for tensor in leaves if tensor.requires_grad]
+        found: dict[int, Tensor | None] = {}
+        if outputs and inputs:
+            gradients = [self._leaf(*key, grad=False) for key in outputs]
+            seed = _Seed.apply(gradients, *outputs.values())  # type: ignore[no-untyped-call]
+            with self.recorder.on():
+                sent = torch.autograd.grad(seed, inputs, retain_graph=True, allow_unused=True)
+            found = {id(tensor): gradient for tensor, gradient in zip(inputs, sent, strict=True)}
+        return {op: [found.get(id(tensor)) for tensor in some] for op, some in wanted.items()}
+
+    def _nodes(self, sent: Sequence[Tensor | None], *, summed: bool = False) -> tuple[Ref | None, ...]:
+        nodes: list[Ref | None] = []
+        for gradient in sent:
+            found = None if gradient is None else self.recorder.value(gradient)
+            if found is None or self.recorder.graph.value_of(found.node) == 0.0:
+                nodes.append(None)
+            elif found.summed is not summed:
+                raise self.recorder.refuse("mixes the sequences of a batch")
+            else:
+                nodes.append(found.node)
+        return tuple(nodes)
+
+    def _prove(
+        self, derived: Derived, new: Sequence[Tensor], gates: Gates, sent: Mapping[str, Sequence[Tensor | None]]
+    ) -> None:
+        """Refuse unless the program's numbers are those that torch found, on the way there and back."""
+        program = derived.program
+        original = {"product": derived.products, "pulled": derived.sources}
+        vectors = list(self.recorder.vectors)
+
+        def leaf(node: Node) -> Tensor:
+            at = int(node.at)
+            if node.op == "vector":
+                return self.recorder.slots[vectors[derived.vectors[at]]].tensor.to(self.dtype)
+            return self._leaves[node.op, original[node.op][at] if node.op in original else at]
+
+        with torch.no_grad():
+            found = numbers(program, leaf, self.dtype)
+
+            def agree(n: int | None, real: Tensor | None) -> bool:
+                mine = None if n is None else found[n].expand(self.shape)
+                if mine is None or real is None:
+                    return mine is None and (real is None or not bool(real.any()))
+                return _close(mine.sum_to_size(real.shape), real, _ALLOWED[self.dtype])
+
+            pairs = [
+                *zip(program.states, new, strict=True),
+                *zip(program.opened, gates.values(), strict=True),
+                *zip(program.d_u, sent["u"], strict=True),
+                *zip(program.d_product, (sent["product"][j] for j in derived.products), strict=True),
+                *zip(program.d_vector, (sent["vector"][v] for v in derived.vectors), strict=True),
+                *zip(program.d_read, sent["read"], strict=True),
+            ]
+            if not all(agree(n, real) for n, real in pairs):
+                raise Untraceable(
+                    f'the step of "{self.cell.title}" could not be written as a program that agrees with it.'
+                )
 
 
-def follow(cell: Cell, dtype: torch.dtype) -> Followed:
-    """Follow a step twice, on other numbers and for other numbers of sequences; both must say the same.
-
-    Raises Untraceable.
-    """
-    dimensions = {cell.hidden_size, *(size for shape in cell.shapes().values() for size in shape)}
-    primes = (p for p in range(3, 10_000) if all(p % q for q in range(2, p)) and all(size % p for size in dimensions))
-    runs = []
-    for seed in range(2):
-        run = _Run(cell, dtype, next(primes), seed)
-        try:
-            with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-                runs.append(run.follow())
-        except Untraceable:
-            raise
-        except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise Untraceable(f'the step of "{cell.title}" cannot be traced: {first}.') from error
-    if repr(runs[0].program) != repr(runs[1].program):
-        raise Untraceable(f'the step of "{cell.title}" is not the same each time it is traced.')
-    return runs[0]
-
-
-DRIVERS.update({follow.__code__, _Run.follow.__code__, _Run._back.__code__})
+def _close(mine: Tensor, real: Tensor, allowed: float) -> bool:
+    if torch.equal(mine, real):
+        return True
+    scale = real.abs()[real.isfinite()].max() if bool(real.isfinite().any()) else 1.0
+    return bool(((mine == real) | ((mine - real).abs() <= allowed * scale) | (mine.isnan() & real.isnan())).all())

@@ -1,21 +1,22 @@
 """Records what torch does in one step of a cell and in its vector-Jacobian product.
 
 Two modes look on. The one above autograd sees the calls as they were written: those that are given parameters and
-constants alone are put on a tape, so that they can be done again for other parameters, and what they return is cut
-off from what it was made of. The one below autograd sees every operator, those of the way back included, and writes
-down what it is in the words of a program.
+constants alone are put on a tape, and what they return is cut off from what it was made of. The one below autograd
+sees every operator, those of the way back included, and writes down what it is in the words of a program.
 
-Dimensions: B sequences, H units.
+Tensors are known again by where their numbers lie in memory: what autograd saves for the way back comes as another
+tensor with the same numbers. All tensors that were met are held, so that no place is given to another.
+
+Dimensions: B sequences, H units. A row is one number a unit, (H,), or one for all.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import CodeType, FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,48 +27,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from throughtime.engines.trace.aten import FILLED, LINEAR, RULES, SAME
 from throughtime.engines.trace.graph import Graph, Operand, Ref
+from throughtime.engines.trace.tape import Entry, Pure, Slot, tensors, written
 
 
-class Untraceable(Exception):
+class Untraceable(Exception):  # noqa: N818 - it is no error of anybody's: the reference engine serves
     """Why a step cannot be compiled, in one sentence."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a tensor stands on the tape."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call that is given parameters and constants alone; its results follow what is on the tape already."""
-
-    function: Any
-    args: Any  # tensors as slots
-    kwargs: Any
-    grad: bool  # whether autograd looked on
 
 
 class Value(NamedTuple):
     """What is known of a tensor."""
 
     node: Ref
-    summed: bool = False  # the sum over sequences (and over units, for one number) of the node
+    summed: bool = False  # the node's sum over the sequences (for one number, over the units too)
 
 
-class Pure(NamedTuple):
-    """A tensor that hangs on parameters and constants alone."""
-
-    tensor: Tensor
-    slot: int
-    constant: bool  # on no parameter
-
-
-DRIVERS: set[CodeType] = set()  # functions that run steps: what called them has no part in the step
 _HERE = (os.path.dirname(__file__), os.path.dirname(torch.__file__))
-_READERS = frozenset({"tolist", "numpy", "__array__", "data_ptr", "storage", "untyped_storage", "__dlpack__"})
-_KEY = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
+_READERS = frozenset({
+    "tolist", "numpy", "__array__", "data_ptr", "storage", "untyped_storage", "__dlpack__", "__repr__", "__format__",
+    "__set__",
+})  # fmt: skip
+_DECIDERS = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})
+_OUTSIDE = "uses a tensor that is neither u, read nor W's at {}"
+_Key = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 
 
 class Recorder:
@@ -79,23 +60,26 @@ class Recorder:
         self.shape = (batch, units)
         self.dtype = dtype
         self.back = False  # whether the way back is being recorded
-        self.tape: list[Call | str] = []  # a name is the parameter of that name
-        self.slots = 0
+        self.tape: list[Entry] = []
+        self.sizes: list[int] = []  # how many slots each entry of the tape fills
+        self.slots: list[Pure] = []
         self.vectors: dict[int, Ref] = {}  # slot -> leaf, in the order of first use
-        self.pure: dict[int, Pure] = {}  # by id; the tensor is held, so the id stays its own
-        self.fixed: set[_KEY] = set()  # must not be written to
-        self._values: dict[_KEY, Value] = {}
-        self._pure_keys: dict[_KEY, Pure] = {}
+        self._rows = {(), (1,), (1, 1), (units,), (1, units)}
+        self._pure: dict[int, Pure] = {}  # by id
+        self._pure_at: dict[_Key, Pure] = {}
+        self._values: dict[_Key, Value] = {}
+        self._fixed: set[_Key] = set()  # must not be written to
+        self._keys: dict[int, _Key] = {}  # by id, of tensors that are held
         self._held: list[Tensor] = []
-        self.inside_pure = False
-        self._function_mode = _Calls(self)
-        self._dispatch_mode = _Operators(self)
+        self._inside_pure = False
         self._paused = False
+        self._calls = _Calls(self)
+        self._operators = _Operators(self)
 
     @contextmanager
     def on(self) -> Iterator[None]:
-        """Look on."""
-        with self._dispatch_mode, self._function_mode:
+        """Look on; on the way back at operators alone, as nobody writes calls there."""
+        with self._operators, nullcontext() if self.back else self._calls:
             yield
 
     @contextmanager
@@ -108,76 +92,68 @@ class Recorder:
             self._paused = before
 
     def refuse(self, what: str) -> Untraceable:
-        """The error for something that a step did, saying where."""
-        return Untraceable(
-            f'the {"way back of the " if self.back else ""}step of "{self.title}" {what.format(_where())}.'
-        )
+        """The error for something that a step does; `{}` in it is where."""
+        whose = "the way back of the step" if self.back else "the step"
+        return Untraceable(f'{whose} of "{self.title}" {what.replace("{}", _where())}.')
 
     # -- what tensors are
 
-    def name(self, tensor: Tensor, node: Ref, *, fixed: bool = False, summed: bool = False) -> None:
+    def name(self, tensor: Tensor, value: Value, *, fixed: bool = False) -> None:
         """Say what a tensor is."""
-        key = _key(tensor)
-        self._held.append(tensor)
-        self._values[key] = Value(node, summed)
+        key = self._hold(tensor)
+        self._values[key] = value
         if fixed:
-            self.fixed.add(key)
+            self._fixed.add(key)
 
     def fix(self, tensor: Tensor) -> None:
         """Say that a tensor must not be written to."""
-        self.fixed.add(_key(tensor))
+        self._fixed.add(self._key(tensor))
 
-    def parameter(self, name: str, tensor: Tensor) -> Tensor:
-        """Put a parameter on the tape."""
-        self.tape.append(name)
-        return self._put(tensor, constant=False)
-
-    def _put(self, tensor: Tensor, *, constant: bool) -> Tensor:
-        found = Pure(tensor, self.slots, constant)
-        self.slots += 1
-        self.pure[id(tensor)] = found
-        self._pure_keys[_key(tensor)] = found
+    def put(self, tensor: Tensor, *, constant: bool = False) -> Tensor:
+        """Give a tensor the next slot of the tape."""
+        found = Pure(tensor, len(self.slots), constant)
+        self.slots.append(found)
+        self._pure[id(tensor)] = self._pure_at[self._hold(tensor)] = found
         return tensor
 
-    def pure_of(self, tensor: Tensor) -> Pure | None:
-        """What is known of a tensor that hangs on parameters alone."""
-        found = self.pure.get(id(tensor))
-        if found is None and _key(tensor) not in self._values:
-            found = self._pure_keys.get(_key(tensor))
-        return found
-
     def value(self, tensor: Tensor) -> Value:
-        """The node of a tensor.
+        """What is known of a tensor.
 
         Raises Untraceable for one that came from outside.
         """
-        pure = self.pure_of(tensor)
+        pure = self._pure_of(tensor)
         if pure is not None:
             return Value(self._vector(pure))
-        found = self._values.get(_key(tensor))
+        found = self._values.get(self._key(tensor))
         if found is None:
-            raise self.refuse("uses a tensor that is neither u, read nor W's at {}")
+            raise self.refuse(_OUTSIDE)
         return found
+
+    def _hold(self, tensor: Tensor) -> _Key:
+        key = _key(tensor)
+        self._held.append(tensor)
+        self._keys[id(tensor)] = key
+        return key
+
+    def _key(self, tensor: Tensor) -> _Key:
+        return self._keys.get(id(tensor)) or _key(tensor)
+
+    def _pure_of(self, tensor: Tensor) -> Pure | None:
+        found = self._pure.get(id(tensor))
+        if found is not None or self._key(tensor) in self._values:
+            return found
+        return self._pure_at.get(self._key(tensor))
 
     def _vector(self, pure: Pure) -> Ref:
         tensor = pure.tensor.detach()
         if pure.constant and tensor.numel() and bool((tensor == tensor.reshape(-1)[0]).all()):
             return self.graph.constant(float(tensor.reshape(-1)[0]))
-        if tensor.dtype == torch.bool or not self._is_row(tensor):
-            raise self.refuse(
-                f"uses parameters as {tuple(tensor.shape)} {tensor.dtype} at {{}}, where one number a unit is needed"
-            )
+        if not tensor.dtype.is_floating_point or tuple(tensor.shape) not in self._rows:
+            shown = f"{tuple(tensor.shape)} of {tensor.dtype}"
+            raise self.refuse(f"uses parameters as {shown} at {{}}, where one number a unit is needed")
         if pure.slot not in self.vectors:
             self.vectors[pure.slot] = self.graph.leaf("vector", len(self.vectors))
         return self.vectors[pure.slot]
-
-    def _is_row(self, tensor: Tensor) -> bool:
-        """Whether it holds one number for each unit, or one for all."""
-        shape = tuple(tensor.shape)
-        return shape in ((), (1,), (1, 1), self.shape[1:], (1, *self.shape[1:]))
-
-    def _is_unit(self, tensor: Tensor) -> bool:
-        return tuple(tensor.shape) == self.shape
 
     # -- calls above autograd
 
@@ -185,40 +161,35 @@ class Recorder:
         """One call as it was written."""
         if self._paused:
             return function(*args, **kwargs)
-        given = _tensors((args, kwargs))
-        name = getattr(function, "__name__", "")
-        if name in _READERS:
-            raise self.refuse(f"reads numbers by {name} at {{}}, which a compiled step cannot")
-        pure = [self.pure_of(tensor) for tensor in given]
-        for tensor, found in zip(given, pure, strict=True):
-            if found is None and _key(tensor) not in self._values:
-                raise self.refuse("uses a tensor that is neither u, read nor W's at {}")
-        if not all(pure):
+        given = tensors((args, kwargs))
+        if getattr(function, "__name__", "") in _READERS:
+            raise self.refuse(f"looks into a tensor or changes what it is by {function.__name__} at {{}}")
+        pure = [self._pure_of(tensor) for tensor in given]
+        if any(p is None and self._key(tensor) not in self._values for p, tensor in zip(pure, given, strict=True)):
+            raise self.refuse(_OUTSIDE)
+        known = {id(tensor): found for tensor, found in zip(given, pure, strict=True) if found is not None}
+        if len(known) < len({id(tensor) for tensor in given}):
             return function(*args, **kwargs)
-        known = [found for found in pure if found is not None]
-        before, self.inside_pure = self.inside_pure, True
+        before, self._inside_pure = self._inside_pure, True
         try:
             out = function(*args, **kwargs)
         finally:
-            self.inside_pure = before
-        results, tree = pytree.tree_flatten(out)
-        tensors = [result for result in results if isinstance(result, Tensor)]
-        if not tensors:
-            return out
-        if any(self.shape[0] in tensor.shape for tensor in tensors):  # made for these sequences
+            self._inside_pure = before
+        made = tensors(out)
+        if any(self.shape[0] in tensor.shape for tensor in made):  # made for these sequences, not a row
             return function(*args, **kwargs)
-        slots = {id(found.tensor): Slot(found.slot) for found in known}
-        slots |= {id(tensor): Slot(found.slot) for tensor, found in zip(given, known, strict=True)}
-        self.tape.append(Call(function, _with_slots(args, slots), _with_slots(kwargs, slots), torch.is_grad_enabled()))
-        constant = all(found.constant for found in known)
+        if not made:
+            return out
+        slots = {tensor: Slot(found.slot) for tensor, found in known.items()}
+        self.tape.append(written(function, args, kwargs, slots))
+        self.sizes.append(len(made))
+        constant = all(found.constant for found in known.values())
         with self.paused():
-            cut = [
-                self._put(result.detach().requires_grad_(result.requires_grad), constant=constant)
-                if isinstance(result, Tensor)
-                else result
-                for result in results
-            ]
-        return pytree.tree_unflatten(cut, tree)
+            return pytree.tree_map(lambda leaf: self._cut(leaf, constant) if isinstance(leaf, Tensor) else leaf, out)
+
+    def _cut(self, tensor: Tensor, constant: bool) -> Tensor:
+        """The same numbers, as autograd's leaf: what it is made of is the tape's matter."""
+        return self.put(tensor.detach().requires_grad_(tensor.requires_grad), constant=constant)
 
     # -- operators below autograd
 
@@ -226,41 +197,37 @@ class Recorder:
         """One operator."""
         if self._paused:
             return func(*args, **kwargs)
-        name = func._schema.name.removeprefix("aten::")
-        shown = func._schema.name.replace("::", ".")
+        schema = func._schema
+        shown = schema.name.replace("::", ".")
+        name = schema.name.removeprefix("aten::")
         if torch.Tag.nondeterministic_seeded in func.tags:
-            raise self.refuse(f"draws random numbers ({shown}) at {{}}, which a compiled step cannot")
-        if name in ("_local_scalar_dense", "equal", "is_nonzero"):
+            raise self.refuse(f"draws random numbers by {shown} at {{}}")
+        if name in _DECIDERS:
             raise self.refuse("lets Python read a tensor's numbers at {}, so that it may go different ways")
-        if self.inside_pure:
-            if func._schema.is_mutable:
-                raise self.refuse(f"writes in place ({shown}) to what hangs on parameters alone at {{}}")
+        if self._inside_pure:
+            if schema.is_mutable:
+                raise self.refuse(f"writes by {shown} at {{}} to what hangs on parameters alone")
             return func(*args, **kwargs)
-        out = func(*args, **kwargs)
-        made = [out] if isinstance(out, Tensor) else _tensors(out)
-        target = None
-        if func._schema.is_mutable:
-            target = args[0]
-            if not name.endswith("_") or out is not target:
-                raise self.refuse(f"writes into a tensor ({shown}) at {{}}")
-            self._check_write(target, shown)
+        if schema.is_mutable:
             name = name.removesuffix("_")
-        if len(made) == 1 and isinstance(out, Tensor):
-            found = self._meaning(name, args, kwargs, out)
-            if found is not None:
-                self._check_result(found, out, shown)
-                self.name(out, found.node, summed=found.summed)
-                return out
-        if target is None:
-            simpler = self._decomposed(func, args, kwargs)
-            if simpler is not NotImplemented:
-                return simpler
-        raise self.refuse(f"uses {shown} at {{}}, which is not one number a unit from numbers of the same unit")
+            if name not in RULES or schema.name == f"aten::{name}":
+                raise self.refuse(f"writes by {shown} at {{}} into a tensor")
+            self._check_write(args[0], shown)
+        out = func(*args, **kwargs)
+        found = self._meaning(name, args, kwargs, out) if isinstance(out, Tensor) else None
+        if found is not None:
+            self._check_result(found, out, shown)
+            self.name(out, found)
+            return out
+        made = NotImplemented if schema.is_mutable else self._decomposed(func, args, kwargs)
+        if made is NotImplemented:
+            raise self.refuse(f"uses {shown} at {{}}, which is not known as an operator on one unit's numbers")
+        return made
 
     def _meaning(self, name: str, args: Any, kwargs: Any, out: Tensor) -> Value | None:
         if name in FILLED and out.numel():
             return Value(self.graph.constant(float(out.reshape(-1)[0])))
-        if name == "lift_fresh" and out.ndim == 0 and _key(args[0]) not in self._values:
+        if name == "lift_fresh" and out.ndim == 0 and self._key(args[0]) not in self._values:
             return Value(self.graph.constant(float(out)))
         if name in SAME:
             found = self.value(args[0])
@@ -269,25 +236,28 @@ class Recorder:
             return self._converted(self.value(args[0]), args[0], out)
         if name == "sum" and self.back:
             found = self.value(args[0])
-            fits = self._is_row(out) and (found.summed or self._is_unit(args[0]))
+            fits = tuple(out.shape) in self._rows and (found.summed or tuple(args[0].shape) == self.shape)
             return Value(found.node, summed=True) if fits else None
         if name not in RULES:
             return None
-        given = [self.value(tensor) for tensor in _tensors((args, kwargs))]
-        if any(value.summed for value in given):
-            return self._linear(name, args, kwargs)
-        node = RULES[name](self.graph, *map(self._operand, args), **{k: self._operand(v) for k, v in kwargs.items()})
+        given = [self.value(each) if isinstance(each, Tensor) else each for each in args]
+        named = {key: self.value(each) if isinstance(each, Tensor) else each for key, each in kwargs.items()}
+        if any(isinstance(each, Value) and each.summed for each in (*given, *named.values())):
+            return None if named else self._linear(name, args, given)
+        operands = [each.node if isinstance(each, Value) else each for each in given]
+        options = {key: each.node if isinstance(each, Value) else each for key, each in named.items()}
+        node = RULES[name](self.graph, *operands, **options)
         return None if node is None else Value(node)
 
-    def _operand(self, given: Any) -> Any:
-        return self.value(given).node if isinstance(given, Tensor) else given
-
     def _keeps_places(self, before: Tensor, after: Tensor, summed: bool) -> bool:
-        if self._is_unit(before):
-            return self._is_unit(after)
-        if not self._is_row(before):
+        shapes = tuple(before.shape), tuple(after.shape)
+        if shapes[0] == self.shape:
+            return shapes[1] == self.shape
+        if shapes[0] not in self._rows:
             return False
-        return (self._is_row(after) and before.numel() == after.numel()) or (not summed and self._is_unit(after))
+        if shapes[1] in self._rows:
+            return before.numel() == after.numel() or not summed
+        return shapes[1] == self.shape and not summed
 
     def _converted(self, found: Value, before: Tensor, after: Tensor) -> Value | None:
         if after.device.type != "cpu" or found.summed:
@@ -296,56 +266,51 @@ class Recorder:
             return found
         if after.dtype == torch.bool:
             return Value(self.graph.mask(found.node))
-        return (
-            Value(self.graph.number(found.node)) if before.dtype == torch.bool and after.dtype == self.dtype else None
-        )
+        exact = before.dtype == torch.bool and after.dtype == self.dtype
+        return Value(self.graph.number(found.node)) if exact else None
 
-    def _linear(self, name: str, args: Any, kwargs: Any) -> Value | None:
-        """An operator on sums over sequences is the sum of the operator where it is linear in them."""
-        if name not in LINEAR or kwargs:
+    def _linear(self, name: str, args: Any, given: list[Any]) -> Value | None:
+        """An operator on sums over sequences is the sum of the operator, where it is linear in them."""
+        if name not in LINEAR or any(tuple(a.shape) not in self._rows for a in args if isinstance(a, Tensor)):
             return None
-        values = [self.value(given) if isinstance(given, Tensor) else None for given in args]
-        summed = [value is not None and value.summed for value in values]
-        rows = all(self._is_row(given) for given in args if isinstance(given, Tensor))
-        fits = (
-            all(summed) if name in ("add", "sub") else summed[0] + sum(summed[1:]) == 1 and (summed[0] or name == "mul")
-        )
-        if not (rows and fits):
+        summed = [isinstance(each, Value) and each.summed for each in given]
+        once = sum(summed) == 1 and (summed[0] or name == "mul")
+        if not (all(summed) if name in ("add", "sub") else once):
             return None
-        operands: list[Operand] = [
-            given if value is None else value.node for given, value in zip(args, values, strict=True)
-        ]
+        operands: list[Operand] = [each.node if isinstance(each, Value) else each for each in given]
         return Value(self.graph.op(name, *operands), summed=True)
 
     def _check_result(self, found: Value, out: Tensor, shown: str) -> None:
-        if not (self._is_unit(out) or self._is_row(out)):
-            raise self.refuse(
-                f"makes {tuple(out.shape)} of (B, H) by {shown} at {{}}, where one number a unit is needed"
-            )
+        shape = tuple(out.shape)
+        if shape != self.shape and shape not in self._rows:
+            raise self.refuse(f"makes {shape} by {shown} at {{}}, where one number a unit is needed")
         if self.graph.value_of(found.node) is not None and out.dtype != torch.bool:
             return
-        mask = self.graph.is_mask(found.node)
-        if out.dtype != (torch.bool if mask else self.dtype) or out.device.type != "cpu":
-            raise self.refuse(f"makes {out.dtype} on {out.device} by {shown} at {{}}, where {self.dtype} is computed")
+        expected = torch.bool if self.graph.is_mask(found.node) else self.dtype
+        if out.dtype != expected or out.device.type != "cpu":
+            raise self.refuse(f"makes {out.dtype} by {shown} at {{}}, where {expected} is computed")
 
     def _check_write(self, target: Tensor, shown: str) -> None:
-        key = _key(target)
-        others = any(other != key and other[0] == key[0] for other in self._values)
-        if key in self.fixed or others or self.pure_of(target) is not None:
-            raise self.refuse(f"writes in place ({shown}) at {{}} to a tensor that is needed as it was")
+        key = self._key(target)
+        others = any(other != key and other[0] == key[0] for other in (*self._values, *self._pure_at))
+        if key in self._fixed or others or self._pure_of(target) is not None:
+            raise self.refuse(f"writes by {shown} at {{}} to a tensor that is needed as it was")
 
     def _decomposed(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What torch says the operator is made of, recorded in its place."""
         if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
-            with self._dispatch_mode:
-                return func.decompose(*args, **kwargs)
-        from torch._decomp import decomposition_table  # here, as it loads much
+            made_of = func.decompose
+        else:
+            from torch._decomp import decomposition_table  # here, as it loads much
 
-        made_of = decomposition_table.get(func)
+            made_of = decomposition_table.get(func)
         if made_of is None:
             return NotImplemented
-        with self._dispatch_mode:
-            return made_of(*args, **kwargs)
+        try:
+            with self._operators:
+                return made_of(*args, **kwargs)
+        except Untraceable:  # of a part of it; the whole is what was written
+            return NotImplemented
 
 
 class _Calls(TorchFunctionMode):
@@ -371,32 +336,8 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._recorder.operator(func, args, kwargs or {})
 
 
-def replay(tape: Sequence[Call | str], parameters: Mapping[str, Tensor]) -> list[Any]:
-    """What stands in each slot, for these parameters; under autograd."""
-    slots: list[Any] = []
-    for entry in tape:
-        if isinstance(entry, str):
-            slots.append(parameters[entry])
-            continue
-        args, kwargs = pytree.tree_map(
-            lambda leaf: slots[leaf.index] if isinstance(leaf, Slot) else leaf, (entry.args, entry.kwargs)
-        )
-        with torch.set_grad_enabled(entry.grad and torch.is_grad_enabled()):
-            slots += _tensors(entry.function(*args, **kwargs))
-    return slots
-
-
-def _key(tensor: Tensor) -> _KEY:
-    """The same for all tensors that hold the same numbers in the same places of memory."""
+def _key(tensor: Tensor) -> _Key:
     return (tensor.data_ptr(), tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _with_slots(tree: Any, slots: Mapping[int, Slot]) -> Any:
-    return pytree.tree_map(lambda leaf: slots[id(leaf)] if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _where() -> str:
@@ -404,9 +345,7 @@ def _where() -> str:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_HERE):
+        if not file.startswith(_HERE) and "threading" not in file:
             return f"{os.path.basename(file)}:{frame.f_lineno}"
-        if frame.f_code in DRIVERS:
-            break
         frame = frame.f_back
     return "a line of torch's own"
