@@ -12,6 +12,7 @@ from throughtime.cells.words import Words
 from throughtime.engines import Job, Unrolled, choose
 from throughtime.engines.packing import lengths_on_cpu
 from throughtime.engines.recompute import Recomputed
+from throughtime.engines.seam import compiling
 from throughtime.errors import CellError
 
 
@@ -62,9 +63,14 @@ def unroll(
                     f"{name} is {tensor.dtype} on {tensor.device}, the cell's parameters are {weight.dtype} on "
                     f"{weight.device}; convert one with .to(...)"
                 )
-    ends = None if lengths is None else lengths_on_cpu(lengths, *x.shape[:2]).to(x.device)
-    job = Job(cell, values, x, start, ends)
-    result = (Recomputed(engine) if recompute else choose(job, engine)).run(job)
+    if compiling():
+        from throughtime.engines import opaque
+
+        result = opaque.job(Job(cell, values, x, start, lengths), engine, recompute)
+    else:
+        ends = None if lengths is None else lengths_on_cpu(lengths, *x.shape[:2]).to(x.device)
+        job = Job(cell, values, x, start, ends)
+        result = (Recomputed(engine) if recompute else choose(job, engine)).run(job)
     if not cell.also:
         return result
     return replace(result, states=Words(result.states, cell.also), gates=Words(result.gates, cell.also))

@@ -5,11 +5,13 @@ Dimensions: T steps, B sequences, N packed rows (the sum of the lengths), longes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from throughtime.cells.cell import State
 from throughtime.errors import CellError
 
 
@@ -54,6 +56,27 @@ class Packing:
         """(N, ...) to (T, B, ...), zero past each length."""
         flat = packed.new_zeros(self.steps * self.batch, *packed.shape[1:])
         return flat.index_copy(0, self.rows, packed).reshape(self.steps, self.batch, *packed.shape[1:])
+
+
+def run_padded(
+    run: Callable[[Tensor, State, Tensor | None], tuple[Tensor, State]], x: Tensor, state: State, lengths: Tensor | None
+) -> tuple[Tensor, State]:
+    """Call `run` with packed rows, a state in their order, and how many run at each step; unpack what it answers.
+
+    Without lengths, or where all sequences have the T steps of x (T, B, I), it gets x as it is, and None.
+
+    Raises CellError as `lengths_on_cpu`.
+    """
+    steps, batch = x.shape[:2]
+    ends = None if lengths is None else lengths_on_cpu(lengths, steps, batch)
+    if ends is None or bool((ends == steps).all()):
+        return run(x, state, None)
+    order = torch.argsort(ends, descending=True, stable=True)
+    packing = Packing.by_length(ends, order, steps, x.device)
+    there, back = order.to(x.device), torch.argsort(order).to(x.device)
+    start = state.map(lambda part: part.index_select(1, there))
+    output, final = run(packing.pack(x), start, packing.batch_sizes)
+    return packing.pad(output), final.map(lambda part: part.index_select(1, back))
 
 
 def backwards(x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -111,6 +111,18 @@ class StackEngine(ABC):
         """Run the stack; differentiable with respect to x, the state and the parameters."""
 
 
+def compiling() -> bool:
+    """Whether torch.compile is at work here, and wants one operator that it need not look into (`opaque`).
+
+    torch.func's transforms and torch.export look into everything.
+    """
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    from throughtime.engines.opaque import transformed
+
+    return not transformed()
+
+
 def hold(new: Tensor, old: Tensor, t: int, lengths: Tensor | None) -> Tensor:
     """The new state where the sequence still runs at step t, else the old one; (B, H) each."""
     if lengths is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -18,8 +19,9 @@ from throughtime.cells.cell import Cell, State, make
 from throughtime.cells.initialise import initialise
 from throughtime.cells.options import options_of
 from throughtime.engines import Stack, check_engine, choose_stack, flatten
-from throughtime.engines.packing import Packing, lengths_on_cpu
+from throughtime.engines.packing import run_padded
 from throughtime.engines.recompute import recompute
+from throughtime.engines.seam import compiling
 from throughtime.errors import CellError
 
 
@@ -231,16 +233,9 @@ class Recurrent(nn.Module):
         if x.ndim != 3:
             raise CellError(f"x must be (T, B, {self.input_size}), got {tuple(x.shape)}")
         x, start = self._ready(x, state)
-        steps, batch = x.shape[:2]
-        ends = None if lengths is None else lengths_on_cpu(lengths, steps, batch)
-        if ends is None or bool((ends == steps).all()):
-            return self._serve(x, start, damping=damping)
-        order = torch.argsort(ends, descending=True, stable=True)
-        packing = Packing.by_length(ends, order, steps, x.device)
-        there, back = order.to(x.device), torch.argsort(order).to(x.device)
-        start = start.map(lambda part: part.index_select(1, there))
-        output, final = self._serve(packing.pack(x), start, packing.batch_sizes, damping=damping)
-        return packing.pad(output), final.map(lambda part: part.index_select(1, back))
+        if compiling():
+            return self._serve(x, start, lengths, damping=damping)
+        return run_padded(partial(self._serve, damping=damping), x, start, lengths)
 
     def _given(self, hx: Any, *, one: bool = False) -> State | None:
         """The caller's state as a State of batches; `one`: of a single sequence, without B."""
@@ -300,19 +295,24 @@ class Recurrent(nn.Module):
         return x, State(**{part: state[part] for part in parts})
 
     def _serve(
-        self, x: Tensor, state: State, batch_sizes: Tensor | None = None, *, damping: float | None = None
+        self, x: Tensor, state: State, ends: Tensor | None = None, *, damping: float | None = None
     ) -> tuple[Tensor, State]:
+        """`ends`: how many sequences run at each step, where x is packed; while compiling, lengths where it is not."""
         stack = Stack(
             cells=self.cells,
             parameters=tuple({mine: self._value(name) for mine, name in names} for names in self._names),
             x=x,
             state=state,
             directions=self.directions,
-            batch_sizes=batch_sizes,
+            batch_sizes=ends if x.ndim == 2 else None,
             dropout=self.dropout,
             training=self.training,
             damping=damping,
         )
+        if compiling():
+            from throughtime.engines import opaque
+
+            return opaque.stack(stack, self.engine, self.recompute, ends if x.ndim == 3 else None)
         done = recompute(stack, self.engine) if self.recompute else choose_stack(stack, self.engine).run(stack)
         object.__setattr__(self, "served", done.engine)  # past nn.Module's own, which costs as much as a short step
         return done.output, done.final
