@@ -14,7 +14,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from throughtime.cells.cell import Cell, Parameters, State
-from throughtime.engines.cpu.kernel import Kernel, Rows
+from throughtime.engines.cpu.kernel import Kernel
+from throughtime.engines.cpu.rows import Rows
 from throughtime.engines.cpu.sequence import Course, Done, run
 from throughtime.engines.packing import Packing
 from throughtime.engines.seam import Job, Stack, Stacked, Unrolled
@@ -113,7 +114,10 @@ def run_stack(stack: Stack, engine: str, ready: Ready) -> Stacked:
             outputs.append(done.states[cell.parts[-1]])
             finals.append(done.final)
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-    final = State(**{part: torch.stack([each[part] for each in finals]) for part in stack.state})
+    if len(finals) == 1:
+        final = finals[0].map(lambda part: part.unsqueeze(0))
+    else:
+        final = State(**{part: torch.stack([each[part] for each in finals]) for part in stack.state})
     return Stacked(x if packed else x.view(rows.T, B, -1), final, engine)
 
 
@@ -140,13 +144,18 @@ def _serve(
         raise EngineError(found)
     trace, compiled = found
     course = Course(compiled, trace, cell, parameters, rows, reverse, inside)
+    if not torch._C._is_any_autocast_enabled():
+        return run(course, _share(cell, parameters, x), state)
     with torch.autocast(x.device.type, enabled=False):
-        given = x.to(dtype)
-        if type(cell).share is Cell.share:
-            u = F.linear(given, parameters["weight_ih"], parameters.get("bias_ih"))
-        else:
-            share = cell.share(given, parameters)
-            some = next(iter(share.values()))
-            # A block that is not given is not used by the step either; it only keeps its place.
-            u = torch.cat([share[block] if block in share else torch.zeros_like(some) for block in cell.inputs], dim=-1)
+        u = _share(cell, parameters, x.to(dtype))
         return run(course, u, state.map(lambda part: part.to(dtype)))
+
+
+def _share(cell: Cell, parameters: Parameters, x: Tensor) -> Tensor:
+    """The input's share of each pre-activation, side by side: (N, blocks·H)."""
+    if type(cell).share is Cell.share:
+        return F.linear(x, parameters["weight_ih"], parameters.get("bias_ih"))
+    share = cell.share(x, parameters)
+    some = next(iter(share.values()))
+    # A block that is not given is not used by the step either; it only keeps its place.
+    return torch.cat([share[block] if block in share else torch.zeros_like(some) for block in cell.inputs], dim=-1)

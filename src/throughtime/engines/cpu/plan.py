@@ -7,8 +7,9 @@ given what the step has made itself (`W (r ⊙ h)`) opens another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from throughtime.engines.trace.program import Node, Program
@@ -32,6 +33,16 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Slots that lie side by side and belong to blocks of a parameter that do."""
+
+    source: int  # the node whose value they are multiplied by
+    slot: int
+    block: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """How a program's step and its way back are run, and where its numbers lie."""
 
@@ -43,6 +54,30 @@ class Plan:
     of_product: tuple[int, ...]  # the slot of each product
     of_vector: tuple[int, ...]  # the slot of each vector
     read_back: tuple[bool, ...]  # the parts whose every state the way back needs
+
+    @cached_property
+    def weight_runs(self) -> tuple[Run, ...]:
+        """What dL/d weight_hh is made of."""
+        found = []
+        for number, source in enumerate(self.program.sources):
+            found += self._runs(source, self.by_source(number), lambda j: self.program.products[j].block)
+        return tuple(found)
+
+    @cached_property
+    def bias_runs(self) -> tuple[Run, ...]:
+        """What dL/d bias_hh is made of."""
+        biased = [j for j, p in enumerate(self.program.products) if p.bias is not None and self.of_product[j] >= 0]
+        return tuple(self._runs(-1, biased, lambda j: self.program.products[j].bias or 0))
+
+    def _runs(self, source: int, products: list[int], block_of: Callable[[int], int]) -> list[Run]:
+        found: list[Run] = []
+        for slot, block in sorted((self.of_product[j], block_of(j)) for j in products):
+            last = found[-1] if found else None
+            if last is not None and (last.slot + last.count, last.block + last.count) == (slot, block):
+                found[-1] = Run(source, last.slot, last.block, last.count + 1)
+            else:
+                found.append(Run(source, slot, block, 1))
+        return found
 
     @property
     def scratch(self) -> tuple[dict[int, int], dict[int, int]]:

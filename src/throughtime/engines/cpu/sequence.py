@@ -9,19 +9,19 @@ Dimensions: T steps, B sequences, H units, N packed rows, P parts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, Share, State
-from throughtime.engines.cpu.kernel import Kernel, Rows
+from throughtime.engines.cpu.gradients import bias_gradient, weight_gradient
+from throughtime.engines.cpu.kernel import Kernel
+from throughtime.engines.cpu.rows import Rows
 from throughtime.engines.trace import Traced
 
 
-@dataclass(frozen=True)
-class Course:
+class Course(NamedTuple):
     """One cell over packed rows in one direction."""
 
     kernel: Kernel
@@ -33,8 +33,7 @@ class Course:
     inside: bool  # whether the states of every step and the gates are asked for, or the output alone
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """What it came to: each part and gate (N, H), the final state (B, H) a part."""
 
     states: Mapping[str, Tensor]  # the output alone if the inside was not asked for
@@ -87,19 +86,18 @@ def _forward(course: Course, inputs: Inputs, *, save: bool) -> tuple[tuple[Tenso
     kernel = course.kernel
     parts = len(initial)
     keep = [course.inside or part == parts - 1 or (save and kernel.plan.read_back[part]) for part in range(parts)]
-    with torch.no_grad():
-        walked = kernel.forward(
-            course.rows,
-            u.contiguous(),
-            None if weight is None else weight.contiguous(),
-            None if bias is None else bias.contiguous(),
-            [vector.contiguous() for vector in _vectors(course, others)],
-            [part.contiguous() for part in initial],
-            reverse=course.reverse,
-            keep=keep,
-            gates=course.inside,
-            save=save,
-        )
+    walked = kernel.forward(
+        course.rows,
+        u.contiguous(),
+        None if weight is None else weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        [vector.contiguous() for vector in _vectors(course, others)],
+        [part.contiguous() for part in initial],
+        reverse=course.reverse,
+        keep=keep,
+        gates=course.inside,
+        save=save,
+    )
     shown = walked.states if course.inside else walked.states[-1:]
     held = [states if kept else None for states, kept in zip(walked.states, keep, strict=True)]
     return (*shown, *walked.final, *walked.gates), [*held, walked.saved]
@@ -145,9 +143,11 @@ def _backward(
     initial = [part.contiguous() for part in initial]
     # A part that the way back does not read is not there; anything of its shape stands in its place.
     there = [initial[part] if state is None else state for part, state in enumerate(states)]
-    with torch.enable_grad():
-        free = [other.detach().requires_grad_(other.requires_grad) for other in others]
-        vectors = _vectors(course, free)
+    free, vectors = [], []
+    if others:
+        with torch.enable_grad():
+            free = [other.detach().requires_grad_(other.requires_grad) for other in others]
+            vectors = _vectors(course, free)
     slots, first, _ = kernel.backward(
         rows,
         u.contiguous(),
@@ -161,17 +161,17 @@ def _backward(
         reverse=reverse,
     )
     found: list[Tensor | None] = [None] * len(inputs)
-    totals = slots.sum(0).view(-1, H)
+    totals = slots.sum(0).view(-1, H) if needed[2] or others else None
     if needed[0]:
         found[0] = slots[:, : program.inputs * H]
     if needed[1] and weight is not None:
-        found[1] = kernel.weight_gradients(rows, slots, weight.shape, initial, there, saved, reverse=reverse)
-    if needed[2] and bias is not None:
-        found[2] = kernel.bias_gradient(totals, bias)
+        found[1] = weight_gradient(kernel.plan, rows, slots, weight.shape, initial, there, saved, reverse=reverse)
+    if needed[2] and bias is not None and totals is not None:
+        found[2] = bias_gradient(kernel.plan, totals, bias)
     for part in range(parts):
         if needed[3 + part]:
             found[3 + part] = first[part]
-    if any(needed[3 + parts :]):
+    if totals is not None and any(needed[3 + parts :]):
         found[3 + parts :] = _through_vectors(kernel, totals, vectors, free)
     return found
 
