@@ -85,7 +85,10 @@ class Guards:
         for closed, value in self._closed:
             if closed.cell_contents is not value:
                 return False
-        return all((own if place is None else place).get(name, _ABSENT) == value for place, name, value in self._equal)
+        for place, name, value in self._equal:  # noqa: SIM110 - half as long as all()
+            if (own if place is None else place).get(name, _ABSENT) != value:
+                return False
+        return True
 
     def _collect(self, cell: Cell) -> None:
         kind = type(cell)
@@ -107,7 +110,9 @@ class Guards:
 
     def _enqueue(self, function: Any, depth: int) -> None:
         function = getattr(function, "__func__", function)
-        if isinstance(function, FunctionType) and depth < _DEPTH and not _of_library(function.__module__):
+        if not isinstance(function, FunctionType) or depth >= _DEPTH:
+            return
+        if function.__module__ != Cell.__module__ and not _of_library(function.__module__):
             self._functions.setdefault(function, depth)
 
     def _attribute(self, name: str, value: Any) -> None:
