@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 
 import torch
@@ -22,6 +23,7 @@ from benchmarks.table import Row, paired
 from throughtime.errors import EngineError
 from throughtime.modules import Recurrent
 
+ROOT = Path(__file__).parent.parent
 T, B, I, H = 100, 16, 32, 64  # noqa: E741
 COMPILED, FOUND = 5.0, 0.050  # s: first use, and the second process's
 CALL = 30.0  # µs: one step forward
@@ -52,8 +54,8 @@ def _in_a_process(family: Family, folder: str) -> tuple[str, float]:
     """The engine that served, and the seconds a first call took more than a warmed one."""
     code = f"from benchmarks.calling import first_call; first_call({family.name!r})"
     environment = {**os.environ, "THROUGHTIME_CACHE": folder}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    engine, seconds = run.stdout.split()
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
+    engine, seconds = run.stdout.decode().split()
     return engine, float(seconds)
 
 
