@@ -187,6 +187,7 @@ RULES: Mapping[str, Rule] = {
     "addcdiv": _addcdiv,
     "softplus": _softplus,
     "softplus_backward": _softplus_backward,
+    "log_sigmoid_backward": lambda g, grad, x, buffer: g.op("mul", grad, g.op("sigmoid", g.op("neg", x))),
     "silu": _silu,
     "silu_backward": _silu_backward,
     "gelu": _gelu,
@@ -213,7 +214,7 @@ SAME = frozenset({
 # Made of nothing, or of a tensor's shape alone; filled with one number.
 FILLED = frozenset({
     "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full",
-    "scalar_tensor",
+    "scalar_tensor", "fill", "zero",
 })  # fmt: skip
 
 # What carries a sum over sequences on without mixing it with a single one: linear in it.

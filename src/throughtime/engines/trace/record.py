@@ -73,6 +73,7 @@ class Recorder:
         self._held: list[Tensor] = []
         self._inside_pure = False
         self._paused = False
+        self._below = False  # an operator is being looked at: calls are no longer the step's own
         self._calls = _Calls(self)
         self._operators = _Operators(self)
 
@@ -159,7 +160,7 @@ class Recorder:
 
     def call(self, function: Any, args: Any, kwargs: Any) -> Any:
         """One call as it was written."""
-        if self._paused:
+        if self._paused or self._below:
             return function(*args, **kwargs)
         given = tensors((args, kwargs))
         if getattr(function, "__name__", "") in _READERS:
@@ -197,6 +198,13 @@ class Recorder:
         """One operator."""
         if self._paused:
             return func(*args, **kwargs)
+        before, self._below = self._below, True
+        try:
+            return self._operator(func, args, kwargs)
+        finally:
+            self._below = before
+
+    def _operator(self, func: Any, args: Any, kwargs: Any) -> Any:
         schema = func._schema
         shown = schema.name.replace("::", ".")
         name = schema.name.removeprefix("aten::")
@@ -210,10 +218,12 @@ class Recorder:
             return func(*args, **kwargs)
         if schema.is_mutable:
             name = name.removesuffix("_")
-            if name not in RULES or schema.name == f"aten::{name}":
+            if name not in (*RULES, "fill", "zero") or schema.name == f"aten::{name}":
                 raise self.refuse(f"writes by {shown} at {{}} into a tensor")
             self._check_write(args[0], shown)
         out = func(*args, **kwargs)
+        if name == "empty_like":  # says nothing until it is filled
+            return out
         found = self._meaning(name, args, kwargs, out) if isinstance(out, Tensor) else None
         if found is not None:
             self._check_result(found, out, shown)
@@ -225,7 +235,7 @@ class Recorder:
         return made
 
     def _meaning(self, name: str, args: Any, kwargs: Any, out: Tensor) -> Value | None:
-        if name in FILLED and out.numel():
+        if name in FILLED and not (name == "fill" and isinstance(args[1], Tensor)):
             return Value(self.graph.constant(float(out.reshape(-1)[0])))
         if name == "lift_fresh" and out.ndim == 0 and self._key(args[0]) not in self._values:
             return Value(self.graph.constant(float(out)))
