@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
+
 from throughtime.engines.cpu.engine import Cpu, CpuStack
 from throughtime.engines.cudnn import flatten
 from throughtime.engines.layers import LayerByLayer
@@ -58,6 +60,8 @@ def check_engine(asked: str) -> None:
 
 def _first(engines: Sequence[_E], why_not: Callable[[_E], str | None], asked: str) -> _E:
     if asked == "auto":
+        if torch.compiler.is_compiling():  # it looks into what it cannot take for one operator
+            return engines[-1]
         return next(candidate for candidate in engines if why_not(candidate) is None)
     for candidate in engines:
         if candidate.name == asked:

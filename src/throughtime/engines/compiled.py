@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 from torch.nn import functional as F
 
 from throughtime.cells.cell import Cell, Parameters, State
@@ -51,6 +52,11 @@ def dtype_of(parameters: Parameters, x: Tensor) -> torch.dtype:
 
 def why_not(parameters: Parameters, x: Tensor, batch: int, damping: float | None) -> str | None:
     """What no compiled kernel serves, whatever the cell and the device."""
+    if _watched(x, *parameters.values()):
+        return (
+            "compiled kernels do not show the operators that are looked at here (by torch.export, torch.jit.trace, a "
+            "dispatch mode, or tensors of a class of their own)."
+        )
     dtype = dtype_of(parameters, x)
     if dtype not in DTYPES:
         return f"compiled kernels are made for float32 and float64, not for {dtype}."
@@ -61,6 +67,12 @@ def why_not(parameters: Parameters, x: Tensor, batch: int, damping: float | None
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return "compiled kernels do not have the rules that torch.func and forward differentiation need."
     return None
+
+
+def _watched(*tensors: Tensor) -> bool:
+    """Whether each operator must be seen as it is called, or tensors may hold no numbers."""
+    watching = torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None
+    return bool(watching) or any(type(tensor) not in (Tensor, Parameter) for tensor in tensors)
 
 
 def run_job(job: Job, engine: str, ready: Ready) -> Unrolled:
