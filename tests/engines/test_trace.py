@@ -164,9 +164,9 @@ class Once:
             return self.found[node.args[0]].to(dtype)
         if node.args:
             return OPERATORS[node.op](*(self.found[a] for a in node.args))
-        program, at = self.program, int(node.at)
         if node.op == "constant":
             return torch.full((), node.at, dtype=dtype)
+        program, at = self.program, int(node.at)
         if node.op == "product":
             return self._linear(at)(self.found[program.products[at].source].expand_as(self.zero))
         if node.op == "pulled":

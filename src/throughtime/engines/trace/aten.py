@@ -141,6 +141,12 @@ def _leaky_relu_backward(g: Graph, grad: Ref, x: Ref, slope: float, is_result: b
     return g.where(g.op("gt", x, 0.0), grad, g.op("mul", grad, slope))
 
 
+def _hardsigmoid_backward(g: Graph, grad: Ref, x: Ref) -> Ref:
+    """Torch has the slope, 1/6, in single precision for all."""
+    inside = g.raw("and", g.op("gt", x, -3.0), g.op("lt", x, 3.0))
+    return g.where(inside, g.op("mul", grad, float.fromhex("0x1.555556p-3")), 0.0)
+
+
 def _addcmul(g: Graph, x: Ref, a: Ref, b: Ref, value: float = 1) -> Ref:
     return g.op("add", x, g.op("mul", g.op("mul", a, b), value))
 
@@ -194,6 +200,7 @@ RULES: Mapping[str, Rule] = {
     "gelu_backward": _gelu_backward,
     "elu": _elu,
     "elu_backward": _elu_backward,
+    "hardsigmoid_backward": _hardsigmoid_backward,
     "leaky_relu": _leaky_relu,
     "leaky_relu_backward": _leaky_relu_backward,
 }  # fmt: skip

@@ -17,7 +17,7 @@ from throughtime.engines.trace.program import Node, Product, Program
 from throughtime.engines.trace.record import Recorder, Untraceable, Value
 from throughtime.engines.trace.tape import Entry, needed
 
-_ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-3}  # relative; far above rounding, far below a mistake
+_ALLOWED = {torch.float64: 1e-11, torch.float32: 1e-3}  # relative; far above rounding, far below a mistake
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from torch import Tensor
 # and in the way back:
 #   "grad"      dL/dz of part `at` after the step: all that came back from later steps and from the step's own output
 #   "pulled"    Wᵀ dL/da summed over the products that are given source `at` of `Program.sources`; only of sources that
-#               the step makes itself (what goes back to a part as it was read, the engine carries to the step before)
+#               the step makes itself (what goes back to a part as it was read, the engine carries to the step before);
+#               it stands after these dL/da
 LEAVES = ("u", "read", "vector", "constant", "product", "grad", "pulled")
 
 # Operators on values, by name; comparisons give a mask, `where` and `number` take one. What they are is said by torch.
@@ -102,7 +103,8 @@ class Program:
     nodes: tuple[Node, ...]  # in an order in which every node stands after its arguments
     forward: int  # how many of the nodes are the step's
     products: tuple[Product, ...]
-    sources: tuple[int, ...]  # the different nodes that products are given, in the order of first use
+    sources: tuple[int, ...]  # the different nodes that products are given, in the order of first use; each is a part
+    # as it was read, or a node that is no leaf but a product, even where the step gives a product one of its leaves
     states: tuple[int, ...]  # the node of each new part
     opened: tuple[int, ...]  # the node of each gate
     saved: tuple[int, ...]  # nodes of the step whose numbers must be kept for the way back, at every step;
