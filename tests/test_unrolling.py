@@ -8,29 +8,37 @@ import pytest
 import torch
 
 import throughtime as tt
+from tests.serving import CPU, first
 from tests.tolerances import close
 from throughtime.errors import CellError, EngineError
 
 
-def test_an_elman_net_is_served_by_torchs_kernel_with_the_same_inside() -> None:
+@pytest.mark.parametrize("engine", [CPU, "native"])
+def test_an_elman_net_is_served_by_kernels_with_the_same_inside(engine: str) -> None:
     cell = tt.cells.make("elman", 3, 4, dtype=torch.float64)
     x = torch.randn(7, 2, 3, dtype=torch.float64)
-    mine, expected = tt.unroll(cell, x), tt.unroll(cell, x, engine="reference")
-    assert (mine.engine, expected.engine) == ("native", "reference")
+    assert tt.unroll(cell, x).engine == first("native")
+    mine, expected = tt.unroll(cell, x, engine=engine), tt.unroll(cell, x, engine="reference")
+    assert (mine.engine, expected.engine) == (engine, "reference")
     close(mine.states["h"], expected.states["h"])
     close(mine.final.h, mine.output[-1])
     assert mine.gates == expected.gates == {}
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_gates_and_inner_states_come_from_the_reference(name: str) -> None:
+def test_gates_and_inner_states_come_from_the_step_not_from_torchs_kernel(name: str) -> None:
     cell = tt.cells.make(name, 3, 4)
-    result = tt.unroll(cell, torch.randn(7, 2, 3))
-    assert result.engine == "reference"
-    assert set(result.states) == set(cell.parts)
-    assert all(gate.shape == (7, 2, 4) for gate in result.gates.values())
+    x = torch.randn(7, 2, 3)
+    result, expected = tt.unroll(cell, x), tt.unroll(cell, x, engine="reference")
+    assert (result.engine, expected.engine) == (first("reference"), "reference")
+    assert tuple(result.states) == cell.parts
+    assert list(result.gates) == list(expected.gates)
+    for kind in ("states", "gates"):
+        for made, value in getattr(expected, kind).items():
+            assert value.shape == (7, 2, 4)
+            close(getattr(result, kind)[made], value)
     with pytest.raises(EngineError, match="do not show the gates"):
-        tt.unroll(cell, torch.randn(7, 2, 3), engine="native")
+        tt.unroll(cell, x, engine="native")
 
 
 def test_past_its_length_a_state_is_held() -> None:

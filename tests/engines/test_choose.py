@@ -117,7 +117,7 @@ def test_torchs_lstm_does_not_serve_under_autocast() -> None:
 
 
 def test_unknown_engine() -> None:
-    with pytest.raises(EngineError, match='no engine is named "tpu"; there is auto, cpu, native, reference'):
+    with pytest.raises(EngineError, match='no engine is named "tpu"; there is auto, cpu, native, triton, reference'):
         choose(job(), "tpu")
     with pytest.raises(EngineError, match='no engine is named "tpu"'):
         choose_stack(stack("lstm"), "tpu")

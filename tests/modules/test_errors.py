@@ -37,7 +37,7 @@ def test_arguments(arguments: tuple[Any, ...], keywords: dict[str, Any], says: s
 
 
 def test_engine_that_is_not_there() -> None:
-    with pytest.raises(EngineError, match='no engine is named "fast"; there is auto, native, reference'):
+    with pytest.raises(EngineError, match='no engine is named "fast"; there is auto, cpu, native, triton, reference'):
         tt.LSTM(3, 4, engine="fast")
 
 

@@ -113,7 +113,7 @@ class ShapeOptions:
     dropout: Annotated[float | None, _option(_MODEL, "Dropout on embeddings, between layers and before the answer.",
                                              min=0.0, max=0.99)] = None  # fmt: skip
     readout: Annotated[Readout | None, _option(_MODEL, "Answer from the last step's output or from their mean.")] = None
-    engine: Annotated[str | None, _option(_MODEL, "auto, native or reference.")] = None
+    engine: Annotated[str | None, _option(_MODEL, "auto, cpu, native, triton or reference.")] = None
     recompute: Annotated[bool | None, typer.Option("--recompute", help="Long sequences in little memory: make the "
                                                    "inside of each step again on the way back.", rich_help_panel=_MODEL,
                                                    show_default=False)] = None  # fmt: skip

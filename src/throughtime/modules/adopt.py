@@ -19,15 +19,15 @@ def from_torch(module: nn.RNNCellBase) -> Cell: ...
 def from_torch(module: nn.Module) -> Recurrent | Cell:
     """The same layer as a throughtime module: weights copied, on the same device, in the same mode.
 
-    nn.RNN, nn.LSTM and nn.GRU become `tt.RNN`, `tt.LSTM` and `tt.GRU`, with bitwise the same outputs (to rounding for
-    packed sequences on the CPU, which may run a faster kernel than torch.nn takes); nn.RNNCell, LSTMCell and GRUCell
-    become a `tt.Cell`, for `tt.unroll`. The random generator is not touched.
+    nn.RNN, nn.LSTM and nn.GRU become `tt.RNN`, `tt.LSTM` and `tt.GRU`, whose outputs are the same to rounding; with
+    `engine` set to "native" bitwise, but for packed sequences on the CPU, which may run a faster kernel than torch.nn
+    takes. nn.RNNCell, LSTMCell and GRUCell become a `tt.Cell`, for `tt.unroll`. The random generator is not touched.
 
     Raises CellError for any other module, and for an LSTM with projections.
 
     >>> import torch, throughtime as tt
     >>> theirs, x = torch.nn.GRU(3, 4), torch.ones(5, 2, 3)
-    >>> bool((tt.from_torch(theirs)(x)[0] == theirs(x)[0]).all())
+    >>> torch.allclose(tt.from_torch(theirs)(x)[0], theirs(x)[0], atol=1e-6)
     True
     """
     if isinstance(module, nn.RNNBase):
