@@ -13,12 +13,13 @@ from throughtime.engines.layers import LayerByLayer
 from throughtime.engines.native import Native, NativeStack
 from throughtime.engines.reference import Reference
 from throughtime.engines.seam import Engine, Job, Stack, Stacked, StackEngine, Unrolled, unknown
+from throughtime.engines.triton.engine import Triton, TritonStack
 from throughtime.errors import EngineError
 
 _REFERENCE = Reference()
 
-ENGINES: tuple[Engine, ...] = (Cpu(), Native(), _REFERENCE)  # the last one always serves
-STACK_ENGINES: tuple[StackEngine, ...] = (CpuStack(), NativeStack(), LayerByLayer(_REFERENCE))
+ENGINES: tuple[Engine, ...] = (Cpu(), Native(), Triton(), _REFERENCE)  # the last one always serves
+STACK_ENGINES: tuple[StackEngine, ...] = (CpuStack(), NativeStack(), TritonStack(), LayerByLayer(_REFERENCE))
 
 __all__ = [
     "ENGINES",

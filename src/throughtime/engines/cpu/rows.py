@@ -59,4 +59,4 @@ class Rows(NamedTuple):
         other = other.clamp(0, self.T - 1)
         there &= b < self.batch_sizes[other]
         rows = torch.where(there, self.first[other] + b, self.N + b)
-        return [(slice(0, self.N), torch.cat([states, initial]).index_select(0, rows))]
+        return [(slice(0, self.N), torch.cat([states, initial]).index_select(0, rows.to(states.device)))]

@@ -1,0 +1,151 @@
+"""One cell's Triton kernels, and how torch's tensors get to them.
+
+Dimensions: T steps, B sequences, H units, N packed rows (T·B, or the sum of the lengths), P parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughtime.engines.cpu.kernel import Kernel, Walked
+from throughtime.engines.cpu.plan import plan
+from throughtime.engines.cpu.rows import Rows
+from throughtime.engines.trace.program import Program
+from throughtime.engines.triton.emit import back_code, step_code
+
+# What fits into the registers of a program instance, with four products side by side (compiled for an H200, none had
+# to be kept in memory), and into the shared memory of small GPUs.
+SEQUENCES = 16  # of a program instance: the least that a product takes on every device
+MOST_UNITS = 64  # of a tile
+DEPTHS = {torch.float32: 32, torch.float64: 16}  # of the products, at a time
+
+
+class TritonKernel(Kernel):
+    """The two kernels of one program; Triton compiles them at the first launch for each dtype and number of units."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.plan = plan(program)
+        self._step, self._back = step_code(self.plan), back_code(self.plan)
+
+    def forward(
+        self,
+        rows: Rows,
+        u: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        vectors: Sequence[Tensor],
+        initial: Sequence[Tensor],
+        *,
+        reverse: bool,
+        keep: Sequence[bool],
+        gates: bool,
+        save: bool,
+    ) -> Walked:
+        """As on the processor, but that every part is kept."""
+        program, (B, H), N = self.program, initial[0].shape, rows.N
+        states = u.new_empty(len(initial), B + N, H)
+        for part, start in zip(states, initial, strict=True):
+            part[:B] = start
+        final = u.new_empty(len(initial), B, H)
+        opened = u.new_empty(len(program.gates) if gates else 0, N, H)
+        saved = u.new_empty(N, len(program.saved) * H) if save else None
+        self._launch(
+            "forward",
+            rows,
+            u,
+            None if weight is None else weight.T.contiguous(),
+            bias,
+            tuple(vectors),
+            states.unbind(),
+            final.unbind(),
+            opened.unbind(),
+            saved,
+            u.new_empty(self._step.scratch, B, H),
+            STAGES=self._step.stages,
+            WRITES=self._step.writes,
+            H=H,
+            U=u.shape[1] // H,
+            BLOCKS=0 if weight is None else len(weight) // H,
+            SAVED=len(program.saved),
+            REVERSE=reverse,
+        )
+        return Walked([part[B:] for part in states], list(final), list(opened), saved)
+
+    def backward(
+        self,
+        rows: Rows,
+        u: Tensor,
+        weight: Tensor | None,
+        vectors: Sequence[Tensor],
+        initial: Sequence[Tensor],
+        states: Sequence[Tensor],
+        saved: Tensor | None,
+        outer: Sequence[Tensor | None],
+        last: Sequence[Tensor | None],
+        *,
+        reverse: bool,
+        adjoint: bool = False,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """As on the processor."""
+        program, (B, H) = self.program, initial[0].shape
+        slots = u.new_empty(rows.N, len(self.plan.slots) * H)
+        carry = [
+            torch.zeros_like(start) if end is None else end.clone() for start, end in zip(initial, last, strict=True)
+        ]
+        whole = u.new_empty(len(initial) if adjoint else 0, rows.N, H)
+        self._launch(
+            "backward",
+            rows,
+            u,
+            weight,
+            tuple(vectors),
+            tuple(initial),
+            tuple(states),
+            saved,
+            tuple(outer),
+            tuple(carry),
+            slots,
+            whole.unbind(),
+            u.new_empty(self._back.scratch, B, H),
+            STAGES=self._back.stages,
+            WRITES=self._back.writes,
+            RUNS=self._back.runs,
+            H=H,
+            U=u.shape[1] // H,
+            SAVED=len(program.saved),
+            SLOTS=len(self.plan.slots),
+            REVERSE=reverse,
+        )
+        return slots, carry, list(whole)
+
+    def _launch(self, function: str, rows: Rows, u: Tensor, *tensors: Any, H: int, **constants: Any) -> None:
+        """One program instance for each block of sequences, on u's device."""
+        from throughtime.engines.triton import kernels  # here, as it loads Triton
+
+        ends: tuple[Tensor | None, Tensor | None] = (None, None)
+        if rows.batch_sizes is not None and rows.first is not None:
+            ends = rows.first.to(u.device), rows.batch_sizes.to(u.device)
+        power = max(16, 1 << (H - 1).bit_length())
+        tile = min(power, MOST_UNITS)
+        with torch.cuda.device(u.device) if u.is_cuda else nullcontext():
+            getattr(kernels, function)[(-(-rows.B // SEQUENCES),)](
+                u,
+                *tensors,
+                *ends,
+                rows.T,
+                rows.B,
+                H=H,
+                **constants,
+                BLOCK_B=SEQUENCES,
+                BLOCK_H=tile,
+                BLOCK_K=min(power, DEPTHS[u.dtype]),
+                num_warps=8 if tile > 32 else 4,
+                num_stages=1,  # no load of a step may be moved before the step that writes what it reads
+                enable_fp_fusion=True,
+            )
