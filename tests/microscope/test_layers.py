@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from tests.laws.variants import VARIANTS, Variant
+from tests.serving import ENGINES
 from tests.tolerances import IDENTITY, MEASURE, close
 from throughtime.cells import State
 from throughtime.errors import FlowError
@@ -21,7 +22,7 @@ from throughtime.flow.linear.sweep import shift
 from throughtime.flow.sighting import Sighting
 from throughtime.microscope import calls
 from throughtime.microscope.layers import LayerCatcher
-from throughtime.modules import LSTM, Recurrent
+from throughtime.modules import LSTM, RNN, Recurrent
 
 T, B, I, H = 8, 3, 3, 4  # noqa: E741
 
@@ -115,9 +116,10 @@ def test_float32_is_measured_where_training_was() -> None:
     assert seen.along.x.dtype == torch.float64
 
 
-def test_a_chaotic_layer_that_cannot_be_seen() -> None:
-    """Below the last layer there are no outputs to go by."""
-    module = nn.RNN(I, 64, 2)
+@pytest.mark.parametrize("engine", [None, *ENGINES])
+def test_a_chaotic_layer_that_cannot_be_seen(engine: str | None) -> None:
+    """Below the last layer there are no outputs to go by; torch's own, and ours by each engine."""
+    module = nn.RNN(I, 64, 2) if engine is None else RNN(I, 64, 2, engine=engine)
     for name in ("weight_hh_l0", "weight_hh_l1"):
         getattr(module, name).data = 4 * torch.linalg.qr(torch.randn(64, 64))[0]
     x = torch.randn(200, B, I)

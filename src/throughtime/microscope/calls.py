@@ -77,6 +77,10 @@ class Anatomy:
             return tuple({mine: there[name] for mine, name in names.items()} for names in self.names)
         return tuple({mine: getattr(module, name) for mine, name in names.items()} for names in self.names)
 
+    def engine(self, module: nn.Module) -> str:
+        """The engine that served the module's last call; "native" stands for torch's own kernels."""
+        return (module.served or "auto") if isinstance(module, Recurrent) else "native"
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -217,6 +221,7 @@ class Call:
     final: dict[str, Tensor]  # part -> (L·D, n, H)
     weights: Snapshot
     dtype: torch.dtype  # in which it was computed: autocast's, if that was on
+    engine: str  # that served it
     dropped: Dropped | None  # None: nothing was, between its layers
     goes_on: bool  # whether a gradient goes on from its initial state, to something that is not caught here
     after: Call | None = None  # the call whose final state it goes on from

@@ -236,6 +236,7 @@ class LayerCatcher:
             final={part: pick.states(tensor) for part, tensor in final.items()},
             weights=weights,
             dtype=_computed_in(output),
+            engine=self._anatomy.engine(self._module),
             dropped=self._dropped(given, output, pick),
             goes_on=before is None and any(part.requires_grad for part in start.values()),
             after=before,

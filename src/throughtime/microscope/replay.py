@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Linear, Parameters, Share, State, Weights
-from throughtime.engines import Job, Unrolled, choose
+from throughtime.engines import ENGINES, Engine, Job, Unrolled, choose
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
 from throughtime.flow.linear.sweep import shift
@@ -46,6 +46,7 @@ class _Chain:
     delta: Tensor  # (T, n, D·H) what came back to the output
     ends: Sequence[tuple[Tensor, Mapping[str, Tensor]]]  # of each call: last steps (n,), part -> (L·D, n, H) gradient
     rounding: float
+    engine: str  # that served the calls
     notes: tuple[str, ...]
 
     def turn(self, steps: Tensor) -> Tensor:
@@ -131,6 +132,7 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
         delta=joined.steps([call.came.get(OUTPUT, torch.zeros_like(call.output)) for call in calls]),
         ends=ends,
         rounding=max(torch.finfo(call.dtype).eps for call in calls),
+        engine=first.engine,
         notes=(*_notes(calls), *one_of(runs)),
     )
 
@@ -196,7 +198,7 @@ def _upward(chain: _Chain) -> list[list[Trajectory]]:
             _check_finite(chain, layer, direction, given, initial, output)
             if output is None:
                 job = Job(cell, weights, given, initial, chain.lengths, inside=False)
-                output = choose(job).run(job).output
+                output = _engine(job, chain.engine).run(job).output
                 _check_finite(chain, layer, direction, given, initial, output)
             along, off = _along(cell, weights, given, initial, chain.lengths, output)
             if last:
@@ -208,6 +210,12 @@ def _upward(chain: _Chain) -> list[list[Trajectory]]:
             x = torch.where(running, chain.together([along.run.output for along in its]), 0.0)
             x = x if chain.masks is None else x * chain.masks[layer]
     return found
+
+
+def _engine(job: Job, served: str) -> Engine:
+    """The one that served, if it can again: in a chaotic net rounding alone would lead another one elsewhere."""
+    again = (engine for engine in ENGINES if engine.name == served and engine.why_not(job) is None)
+    return next(again, None) or choose(job)
 
 
 class _Seen:
