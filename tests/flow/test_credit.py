@@ -140,11 +140,14 @@ def test_many_rows_long_sequences_and_large_states_are_measured_alike(
     for name in ("linear.diagonals._CACHED", "linear.diagonals._MADE", "linear.unitwise._HELD"):
         monkeypatch.setattr(f"throughtime.flow.{name}", 40)
     monkeypatch.setattr(importlib.import_module("throughtime.flow.credit"), "_TAKEN", 40)  # the function has its name
-    found = tt.flow.credit(cell, x, delta, state=state)
-    near(found.log10_pairs, expected.log10_pairs)
-    near(found.log10_adjoint, expected.log10_adjoint)
-    for part in cell.parts:
-        near(found.log10_parts[part], expected.log10_parts[part])
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr("throughtime.flow.linear.diagonals.compiled", lambda *_: None)
+        found = tt.flow.credit(cell, x, delta, state=state)
+        near(found.log10_pairs, expected.log10_pairs)
+        near(found.log10_adjoint, expected.log10_adjoint)
+        for part in cell.parts:
+            near(found.log10_parts[part], expected.log10_parts[part])
 
 
 # -- far back

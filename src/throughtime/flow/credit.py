@@ -94,8 +94,7 @@ def credit_along(
     starts, seeds = sources_of(delta, wanted)
     row_of = torch.full((along.T,), NEVER)
     row_of[steps] = torch.arange(len(steps))
-    empty = _empty(steps, running.cpu())
-    pages = [empty] if tangent.P == 1 else [empty, *(empty.clone() for _ in tangent.parts)]
+    pages = [_empty(steps, running.cpu()) for _ in range(1 if tangent.P == 1 else 1 + tangent.P)]
     if starts.numel():
         book = _Book(pages, row_of, starts, seeds)
         for carried in sweep(tangent, starts, seeds, most_lag=most_lag):
@@ -144,7 +143,8 @@ def _sources(sources: Sequence[int], T: int) -> Tensor:
 def _empty(steps: Tensor, running: Tensor) -> Tensor:
     """(N, T, B): −inf, a true zero, where a sequence still runs at the source; NaN, not measured, where it does not."""
     nothing = torch.where(running[steps], -torch.inf, torch.full((), torch.nan, dtype=torch.float64))
-    return nothing.unsqueeze(1).repeat(1, len(running), 1)
+    empty = torch.from_numpy(np.empty((len(steps), *running.shape)))  # numpy's memory comes in large pages
+    return empty.copy_(nothing.unsqueeze(1))
 
 
 class _Book:
@@ -173,18 +173,18 @@ class _Book:
     def _write(self, start: int) -> None:
         stop = min(start + self._size, self._pages[0].shape[1])
         norms, powers = self._norms[:, self._rows, : stop - start], self._powers[self._rows, : stop - start] * LOG10_2
-        found = [norms.log10().add_(powers)]
+        found = list(norms.log10().add_(powers))
         if len(self._pages) > 1:
             whole = reduce(torch.hypot, norms.nan_to_num().unbind(0))
-            found.insert(0, whole.log10_().add_(powers).unsqueeze(0))
+            found.insert(0, whole.log10_().add_(powers))
         sources = self._sources[self._rows]
         r, b = (sources != NEVER).nonzero(as_tuple=True)
         alike = bool((sources == sources[:, :1]).all())
-        for page, values in zip(self._pages, torch.cat(found).cpu(), strict=True):
+        for page, values in zip(self._pages, found, strict=True):
             if alike:
-                page[sources[:, 0], start:stop] = values
+                page[sources[:, 0], start:stop] = values.cpu()
             else:
-                page[sources[r, b], start:stop, b] = values[r, :, b]
+                page[sources[r, b], start:stop, b] = values.cpu()[r, :, b]
 
 
 def _norms(tangent: Tangent, carried: Carried, derivative: Derivative) -> Tensor:

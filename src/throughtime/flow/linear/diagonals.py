@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell
+from throughtime.flow.linear.compiled import Pull, Stage, compiled
 from throughtime.flow.linear.tangent import At
 
 _CACHED = 1 << 18  # numbers in a block of rows: small enough to stay in the processor's cache between passes
@@ -35,14 +37,14 @@ class _Tables:
     """Diagonals (n, B, ..., H) for several sources, with those of every step at hand."""
 
     def __init__(self, terms: Mapping[int, Tensor]) -> None:
-        self._sources, self._whole = list(terms), list(terms.values())
-        self._by_step = list(zip(*(table.unbind(0) for table in self._whole), strict=True))
+        self.whole = terms
+        self._by_step = list(zip(*(table.unbind(0) for table in terms.values()), strict=True))
 
     def at(self, at: At) -> Iterable[tuple[int, Tensor]]:
         """Each source with its diagonals, (B, ..., H) for a step, (n, B, ..., H) for some."""
-        if isinstance(at, int) and self._whole:
-            return zip(self._sources, self._by_step[at], strict=True)
-        return [(source, table[at]) for source, table in zip(self._sources, self._whole, strict=True)]
+        if isinstance(at, int) and self.whole:
+            return zip(self.whole, self._by_step[at], strict=True)
+        return _at(self.whole, at)
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,16 @@ class Diagonals:
 
     # -- rows, from the new state back
 
-    def pull(self, rows: Tensor, at: At, out: Tensor) -> None:
+    def pull(self, rows: Tensor, at: At, out: Tensor, norms: Tensor | None = None) -> None:
         """See Tangent."""
+        if isinstance(at, int) and self._compiled and rows.stride(-1) == out.stride(-1) == 1:
+            self._compiled(rows, at, out, norms)
+            return
+        self._pull(rows, at, out)
+        if norms is not None:
+            torch.linalg.vector_norm(out, dim=-1, out=norms)
+
+    def _pull(self, rows: Tensor, at: At, out: Tensor) -> None:
         sources = self._sources(rows, at)
         for o, group, through in zip(out.unbind(0), self._groups, self._through, strict=True):
             if group is None:
@@ -204,6 +214,18 @@ class Diagonals:
             for p, table in terms.items():
                 out[q].addcmul_(rows[p], table[at])
         return out
+
+    @cached_property
+    def _compiled(self) -> Pull | None:
+        """The stages of `pull` as one function: inner maps, later ones first, then the parts."""
+        inner = [
+            Stage(source, {}, [(self._weights[c], self._by_call[c])]) for source, c in reversed(self._inner.items())
+        ]
+        parts = [
+            Stage(part, through.whole, [(self._weights[c], self._by_call[c]) for c in (group.calls if group else ())])
+            for part, (group, through) in enumerate(zip(self._groups, self._through, strict=True))
+        ]
+        return compiled([*inner, *parts], self.P, len(inner), self._like)
 
     def _sources(self, rows: Tensor, at: At) -> dict[int, Tensor]:
         """The rows of the parts, and those at the v of every inner map; later maps first."""
@@ -262,7 +284,7 @@ def _add_up(terms: Iterable[tuple[int, Tensor]], sources: Mapping[int, Tensor], 
     return total if number else total.zero_()
 
 
-def _at(terms: Terms, at: At) -> Iterable[tuple[int, Tensor]]:
+def _at(terms: Mapping[int, Tensor], at: At) -> Iterable[tuple[int, Tensor]]:
     return ((source, table[at]) for source, table in terms.items())
 
 

@@ -150,38 +150,42 @@ def sweep(
 
 
 class _Flight:
-    """All R rows of a sweep, in buffers that are made once."""
+    """All R rows of a sweep, in buffers that are made once.
+
+    Where the sequences start a row together it lies there from the first; elsewhere it is put in, one by one.
+    """
 
     def __init__(self, starts: Tensor, seeds: Tensor) -> None:
+        together = (starts == starts[:, :1]).all(1, keepdim=True)
         self.seeds, self.exponents = split(seeds)
-        self.rows, self.spare = torch.zeros_like(seeds), torch.zeros_like(seeds)
-        self.alive = torch.zeros_like(starts, dtype=torch.bool)
-        self.norms = seeds.new_zeros(seeds.shape[:-1])
-        self._absent = torch.ones_like(self.norms[0])  # 1 where a row is not alive: its zeros call for no look
+        self.rows = self.seeds * together.unsqueeze(-1)
+        self.spare = self.rows.clone()
+        self._first = norms_of(self.seeds, torch.ones_like(starts, dtype=torch.bool))
+        self._there = self._first.any(0)
+        self.norms = self._first * together
+        self.alive = self._there & together
+        self._absent = (~self.alive).to(seeds.dtype)  # 1 where a row is not alive: its zeros call for no look
         self._most = window(seeds.dtype) ** 2  # as far as norms, which are roots of squares, are sure to be right
         self._least = torch.finfo(seeds.dtype).tiny * 2.0**60
-        self._first = norms_of(self.seeds, torch.ones_like(self.alive))
-        self._there = self._first.any(0)
-        self._gone = (~self._there).to(seeds.dtype)
         # Was once nearly lost against the rest of its row: if it is 0 later, it may be lost.
         self._faint = (self._first > 0) & (self._first < self._least)
-        self._beginning = _beginnings(starts)
+        self._beginning = _beginnings(starts, ~together)
         check_finite(self._first, f"at step {int(starts.max())}")
 
     def begin(self, k: int) -> None:
-        """Put in the rows that start at k."""
-        for some in self._beginning.get(k, ()):
+        """Put in what starts at k in some sequences alone."""
+        if k in self._beginning:
+            some = self._beginning[k]
             self.rows[:, *some] = self.seeds[:, *some]
             self.norms[:, *some] = self._first[:, *some]
             self.alive[some] = self._there[some]
-            self._absent[some] = self._gone[some]
+            self._absent[some] = (~self._there[some]).to(self.norms)
 
     def pull(self, tangent: Tangent, here: slice, k: int) -> None:
         """Take rows one step back, to k, and rescale them before they leave the dtype's range."""
         rows, norms = self.spare[:, here], self.norms[:, here]
-        tangent.pull(self.rows[:, here], k + 1, out=rows)
+        tangent.pull(self.rows[:, here], k + 1, out=rows, norms=norms)
         self.rows, self.spare = self.spare, self.rows
-        torch.linalg.vector_norm(rows, dim=-1, out=norms)
         least, most = torch.aminmax(norms + self._absent[here])
         if not (float(least) >= 1 / self._most and float(most) <= self._most):  # NaN is looked at as well
             self._look(here, k)
@@ -213,21 +217,9 @@ class _Flight:
         norms.masked_fill_(lost, torch.nan)
 
 
-def _beginnings(starts: Tensor) -> dict[int, list[tuple[slice | Tensor, ...]]]:
-    """Which rows start at each step: where they are, (R, B)."""
-    found: dict[int, list[tuple[slice | Tensor, ...]]] = {}
-    alike = (starts == starts[:, :1]).all(1)
-    rows = alike.nonzero()[:, 0]
-    for k, some in _by_value(starts[rows, 0]):  # rows are in the order of their starts, so these stand together
-        found[k] = [(slice(int(rows[some[0]]), int(rows[some[-1]]) + 1),)]
-    r, b = (~alike).unsqueeze(1).expand_as(starts).nonzero(as_tuple=True)
-    for k, some in _by_value(starts[r, b]):
-        found.setdefault(k, []).append((r[some], b[some]))
-    return found
-
-
-def _by_value(values: Tensor) -> list[tuple[int, Tensor]]:
-    """For each value from 0 on that occurs, where it does, in ascending order."""
-    counts = torch.bincount(values - NEVER).tolist()
-    places = torch.split(values.argsort(stable=True), counts)
-    return [(value, where) for value, where in enumerate(places, NEVER) if value != NEVER and len(where)]
+def _beginnings(starts: Tensor, alone: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+    """Which rows of which sequences start at each step, of those in the rows (R, 1) that do so `alone`."""
+    r, b = (alone & (starts != NEVER)).nonzero(as_tuple=True)
+    values = starts[r, b]
+    places = torch.split(values.argsort(stable=True), torch.bincount(values).tolist())
+    return {k: (r[where], b[where]) for k, where in enumerate(places) if len(where)}

@@ -30,8 +30,8 @@ class Tangent(ABC):
         self.P, self.H = len(self.parts), along.cell.hidden_size
 
     @abstractmethod
-    def pull(self, rows: Tensor, at: At, *, out: Tensor | None = None) -> Tensor:
-        """gᵀ J_t for rows g (P, R, B, H), in their shape; into `out` if it is given."""
+    def pull(self, rows: Tensor, at: At, *, out: Tensor | None = None, norms: Tensor | None = None) -> Tensor:
+        """gᵀ J_t for rows g (P, R, B, H), in their shape, into `out`; its 2-norms (P, R, B) into `norms`, if given."""
 
     @abstractmethod
     def pull_ports(self, rows: Tensor, at: At) -> dict[str, Tensor]:

@@ -35,15 +35,15 @@ class UnitWise(Tangent):
         self._size = size
         self._kept = {0: first}  # by the stretch's number
 
-    def pull(self, rows: Tensor, at: At, *, out: Tensor | None = None) -> Tensor:
+    def pull(self, rows: Tensor, at: At, *, out: Tensor | None = None, norms: Tensor | None = None) -> Tensor:
         """See Tangent."""
         out = torch.empty_like(rows) if out is None else out
         if isinstance(at, int):
             number, step = divmod(at, self._size)
-            self._stretch(number).pull(rows, step, out)
+            self._stretch(number).pull(rows, step, out, norms)
             return out
         for stretch, here, some in self._pieces(at, rows.shape[1]):
-            stretch.pull(rows[:, some], here, out[:, some])
+            stretch.pull(rows[:, some], here, out[:, some], None if norms is None else norms[:, some])
         return out
 
     def pull_ports(self, rows: Tensor, at: At) -> dict[str, Tensor]:

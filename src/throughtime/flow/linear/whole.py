@@ -39,11 +39,13 @@ class Whole(Tangent):
         super().__init__(along)
         self._kept: dict[_Kind, _Stretch] = {}  # the last of each kind: a sweep asks for several kinds at every step
 
-    def pull(self, rows: Tensor, at: At, *, out: Tensor | None = None) -> Tensor:
+    def pull(self, rows: Tensor, at: At, *, out: Tensor | None = None, norms: Tensor | None = None) -> Tensor:
         """See Tangent."""
         out = torch.zeros_like(rows) if out is None else out.zero_()
         for port, pulled in self.pull_ports(rows, at).items():
             out[self.parts.index(self.cell.reads[port])] += pulled
+        if norms is not None:
+            torch.linalg.vector_norm(out, dim=-1, out=norms)
         return out
 
     def pull_ports(self, rows: Tensor, at: At) -> dict[str, Tensor]:
