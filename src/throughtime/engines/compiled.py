@@ -35,12 +35,13 @@ def kept(make: Callable[[Traced, Cell, torch.dtype], Kernel | str]) -> Ready:
         trace = traced(cell, dtype)
         if isinstance(trace, str):
             return trace
-        of_cell = made.setdefault(cell, {})
-        before = of_cell.get(dtype)
+        of_cell = made.get(cell)
+        before = None if of_cell is None else of_cell.get(dtype)
         if before is None or before[0] is not trace:
-            before = of_cell[dtype] = trace, make(trace, cell, dtype)
+            before = trace, make(trace, cell, dtype)
+            made.setdefault(cell, {})[dtype] = before
         found = before[1]
-        return found if isinstance(found, str) else (trace, found)
+        return found if isinstance(found, str) else before  # type: ignore[return-value]
 
     return ready
 
@@ -77,22 +78,24 @@ def _watched(*tensors: Tensor) -> bool:
 
 def run_job(job: Job, engine: str, ready: Ready) -> Unrolled:
     """Run one cell in one direction through its kernel."""
-    cell, lengths = job.cell, job.lengths
-    T, B = job.x.shape[:2]
+    cell, lengths, parameters = job.cell, job.lengths, job.parameters
+    names = _gates(cell, parameters, job.x, ready) if job.inside else ()
+    parts = cell.parts if job.inside else cell.parts[-1:]
+    (T, B), H = job.x.shape[:2], cell.hidden_size
     ends = None if lengths is None else lengths.cpu()
     if ends is None or not len(ends) or int(ends.min()) == T:
-        rows = Rows.whole(T, B)
-        done = _serve(cell, job.parameters, job.x.flatten(0, 1), job.state, rows, ready, inside=job.inside)
-        states = {part: made.view(T, B, -1) for part, made in done.states.items()}
-        gates = {gate: made.view(T, B, -1) for gate, made in done.gates.items()}
-        return Unrolled(cell, states, gates, done.final, engine, job.state, lengths)
+        done = _serve(cell, parameters, job.x.flatten(0, 1), job.state, Rows.whole(T, B), ready, inside=job.inside)
+        states = {part: made.view(T, B, H) for part, made in zip(parts, done.states, strict=True)}
+        gates = {gate: made.view(T, B, H) for gate, made in zip(names, done.gates, strict=True)}
+        final = State(**dict(zip(cell.parts, done.final, strict=True)))
+        return Unrolled(cell, states, gates, final, engine, job.state, lengths)
     device = job.x.device
     order = torch.argsort(ends, descending=True, stable=True)
     packing = Packing.by_length(ends, order, T, device)
     sorted_by, back = order.to(device), torch.argsort(order)
     start = job.state.map(lambda part: part.index_select(0, sorted_by))
     rows = Rows.packed(packing.batch_sizes, B)
-    done = _serve(cell, job.parameters, packing.pack(job.x), start, rows, ready, inside=job.inside)
+    done = _serve(cell, parameters, packing.pack(job.x), start, rows, ready, inside=job.inside)
     # Past its length a sequence shows its last step again; before there was one, its initial state.
     assert rows.first is not None
     t = torch.minimum(torch.arange(T).unsqueeze(1), ends - 1)
@@ -100,20 +103,29 @@ def run_job(job: Job, engine: str, ready: Ready) -> Unrolled:
     place, back = place.flatten().to(device), back.to(device)
 
     def shown(made: Tensor, before: Tensor) -> Tensor:
-        return torch.cat([made, before]).index_select(0, place).view(T, B, -1)
+        return torch.cat([made, before]).index_select(0, place).view(T, B, H)
 
-    states = {part: shown(made, start[part]) for part, made in done.states.items()}
-    gates = {gate: shown(made, torch.zeros_like(start[cell.parts[-1]])) for gate, made in done.gates.items()}
-    final = done.final.map(lambda part: part.index_select(0, back))
+    none = torch.zeros_like(done.final[-1])
+    states = {part: shown(made, start[part]) for part, made in zip(parts, done.states, strict=True)}
+    gates = {gate: shown(made, none) for gate, made in zip(names, done.gates, strict=True)}
+    final = State(**{part: made.index_select(0, back) for part, made in zip(cell.parts, done.final, strict=True)})
     return Unrolled(cell, states, gates, final, engine, job.state, lengths)
+
+
+def _gates(cell: Cell, parameters: Parameters, x: Tensor, ready: Ready) -> tuple[str, ...]:
+    found = ready(cell, dtype_of(parameters, x))
+    return () if isinstance(found, str) else found[0].program.gates
 
 
 def run_stack(stack: Stack, engine: str, ready: Ready) -> Stacked:
     """The loop over layers and directions; packed sequences stay packed from the first to the last."""
-    B = next(iter(stack.state.values())).shape[1]
-    packed = stack.batch_sizes is not None
-    rows = Rows.packed(stack.batch_sizes, B) if stack.batch_sizes is not None else Rows.whole(stack.x.shape[0], B)
-    x = stack.x if packed else stack.x.flatten(0, 1)
+    x, sizes, parts = stack.x, stack.batch_sizes, stack.cells[0].parts
+    B = stack.state[parts[0]].shape[1]
+    if sizes is None:
+        rows = Rows.whole(x.shape[0], B)
+        x = x.flatten(0, 1)
+    else:
+        rows = Rows.packed(sizes, B)
     finals = []
     for layer, cell in enumerate(stack.cells):
         if layer > 0 and stack.dropout > 0:
@@ -121,16 +133,14 @@ def run_stack(stack: Stack, engine: str, ready: Ready) -> Stacked:
         outputs = []
         for direction in range(stack.directions):
             index = layer * stack.directions + direction
-            start = State(**{part: tensor[index] for part, tensor in stack.state.items()})
+            start = State(**{part: stack.state[part][index] for part in parts})
             done = _serve(cell, stack.parameters[index], x, start, rows, ready, inside=False, reverse=direction == 1)
-            outputs.append(done.states[cell.parts[-1]])
+            outputs.append(done.states[0])
             finals.append(done.final)
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-    if len(finals) == 1:
-        final = finals[0].map(lambda part: part.unsqueeze(0))
-    else:
-        final = State(**{part: torch.stack([each[part] for each in finals]) for part in stack.state})
-    return Stacked(x if packed else x.view(rows.T, B, -1), final, engine)
+    final = (torch.stack(made) if len(made) > 1 else made[0].unsqueeze(0) for made in zip(*finals, strict=True))
+    output = x if sizes is not None else x.view(rows.T, B, x.shape[1])
+    return Stacked(output, State(**dict(zip(parts, final, strict=True))), engine)
 
 
 def _dropped(x: Tensor, stack: Stack, rows: Rows) -> Tensor:
@@ -150,24 +160,24 @@ def _serve(
     reverse: bool = False,
 ) -> Done:
     """Run rows x (N, I) of a cell."""
-    dtype = dtype_of(parameters, x)
-    found = ready(cell, dtype)
+    found = ready(cell, dtype_of(parameters, x))
     if isinstance(found, str):
         raise EngineError(found)
-    trace, compiled = found
-    course = Course(compiled, trace, cell, parameters, rows, reverse, inside)
+    course = Course(found[1], found[0], cell, parameters, rows, reverse, inside)
+    initial = [state[part] for part in cell.parts]
     if not torch._C._is_any_autocast_enabled():
-        return run(course, _share(cell, parameters, x), state)
+        return _run(course, x, initial)
     with torch.autocast(x.device.type, enabled=False):
-        u = _share(cell, parameters, x.to(dtype))
-        return run(course, u, state.map(lambda part: part.to(dtype)))
+        dtype = found[0].dtype
+        return _run(course, x.to(dtype), [part.to(dtype) for part in initial])
 
 
-def _share(cell: Cell, parameters: Parameters, x: Tensor) -> Tensor:
-    """The input's share of each pre-activation, side by side: (N, blocks·H)."""
+def _run(course: Course, x: Tensor, initial: list[Tensor]) -> Done:
+    cell = course.cell
     if type(cell).share is Cell.share:
-        return F.linear(x, parameters["weight_ih"], parameters.get("bias_ih"))
-    share = cell.share(x, parameters)
+        return run(course, x, initial, shared=False)
+    share = cell.share(x, course.parameters)
     some = next(iter(share.values()))
     # A block that is not given is not used by the step either; it only keeps its place.
-    return torch.cat([share[block] if block in share else torch.zeros_like(some) for block in cell.inputs], dim=-1)
+    blocks = [share[block] if block in share else torch.zeros_like(some) for block in cell.inputs]
+    return run(course, torch.cat(blocks, dim=-1), initial, shared=True)

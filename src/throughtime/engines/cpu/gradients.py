@@ -20,7 +20,7 @@ def weight_gradient(
     slots: Tensor,
     shape: torch.Size,
     initial: Sequence[Tensor],
-    states: Sequence[Tensor],
+    states: Sequence[Tensor | None],
     saved: Tensor | None,
     *,
     reverse: bool,
@@ -35,9 +35,9 @@ def weight_gradient(
         node = program.nodes[run.source]
         if node.op == "read":
             part = int(node.at)
-            given = rows.before(states[part], initial[part], reverse=reverse)
+            given = rows.before(_there(states[part]), initial[part], reverse=reverse)
         else:
-            given = [(slice(0, rows.N), _kept(plan, run.source, states, saved))]
+            given = [(slice(0, rows.N), _kept(plan, run.source, H, states, saved))]
         columns = slots[:, run.slot * H : (run.slot + run.count) * H]
         for here, before in given:
             made = columns[here].T
@@ -62,11 +62,15 @@ def bias_gradient(plan: Plan, totals: Tensor, bias: Tensor) -> Tensor:
     return gradient
 
 
-def _kept(plan: Plan, node: int, states: Sequence[Tensor], saved: Tensor | None) -> Tensor:
+def _kept(plan: Plan, node: int, H: int, states: Sequence[Tensor | None], saved: Tensor | None) -> Tensor:
     """A value of the step at every step, (N, H)."""
-    program, H = plan.program, states[0].shape[1]
+    program = plan.program
     if node in program.states:
-        return states[program.states.index(node)]
-    assert saved is not None
+        return _there(states[program.states.index(node)])
     place = program.saved.index(node) * H
-    return saved[:, place : place + H]
+    return _there(saved)[:, place : place + H]
+
+
+def _there(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None, "the plan keeps what it reads"
+    return tensor

@@ -98,49 +98,51 @@ class Kernel:
     def backward(
         self,
         rows: Rows,
-        u: Tensor,
+        u: Tensor | None,
         weight: Tensor | None,
         vectors: Sequence[Tensor],
         initial: Sequence[Tensor],
-        states: Sequence[Tensor],
+        states: Sequence[Tensor | None],
         saved: Tensor | None,
         outer: Sequence[Tensor | None],
         last: Sequence[Tensor | None],
         *,
         reverse: bool,
+        first: Sequence[bool],
         adjoint: bool = False,
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
         """Carry the gradient back through what `forward` ran, from dL/dz_t `outer` (N, H) and dL/d final `last` (B, H).
 
-        Returns the slots of the plan (N, slots·H), dL/d initial for each part (B, H), and, if the adjoint is asked
+        `u`, a part's `states` and `saved` are given where the plan reads them on the way back. Returns the slots of
+        the plan (N, slots·H); dL/d initial, (B, H) for each part for which `first` asks; and, if the adjoint is asked
         for, all of dL/dz_t for each part (N, H).
         """
-        program, H = self.program, initial[0].shape[1]
-        slots = u.new_empty(rows.N, len(self.plan.slots) * H)
-        first = [torch.empty_like(part) for part in initial]
-        whole = [u.new_empty(rows.N, H) for _ in program.parts] if adjoint else []
+        program, (B, H), like = self.program, initial[0].shape, initial[0]
+        slots = like.new_empty(rows.N, len(self.plan.slots) * H)
+        begun = [like.new_empty(B, H) if wanted else None for wanted in first]
+        whole = [like.new_empty(rows.N, H) for _ in program.parts] if adjoint else []
         threads = threads_for(rows.N * H * (H * len(program.products) + 32))
         words = self._pack_backward(
             *rows.words(),
             H,
             reverse,
             threads,
-            u.shape[1],
+            program.inputs * H,
             parallel() if threads > 1 else 0,
-            u.data_ptr(),
+            _at(u),
             _at(weight),
             _at(saved),
             *_several(vectors, program.vectors + 1),
-            *map(_at, initial),
+            *[part.data_ptr() for part in initial],
             *map(_at, states),
             *map(_at, outer),
             *map(_at, last),
-            *map(_at, first),
+            *map(_at, begun),
             *_several(whole, len(program.parts)),
             slots.data_ptr(),
         )
         _call(self._backward, words)
-        return slots, first, whole
+        return slots, begun, whole
 
 
 def _at(tensor: Tensor | None) -> int:

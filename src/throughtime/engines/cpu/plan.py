@@ -54,6 +54,7 @@ class Plan:
     of_product: tuple[int, ...]  # the slot of each product
     of_vector: tuple[int, ...]  # the slot of each vector
     read_back: tuple[bool, ...]  # the parts whose every state the way back needs
+    reads_u: bool  # whether the way back needs the input's share
 
     @cached_property
     def weight_runs(self) -> tuple[Run, ...]:
@@ -135,6 +136,7 @@ def plan(program: Program) -> Plan:
         of_product=of_product,
         of_vector=of_vector,
         read_back=read_back,
+        reads_u=any(node.op == "u" for node in _arguments(program, program.forward)),
     )
 
 

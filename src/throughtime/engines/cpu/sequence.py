@@ -1,18 +1,19 @@
 """A sequence through a kernel, as one differentiable operation.
 
-What needs no recurrence stays outside: the input's share is one product before, its gradients are autograd's. Inside,
-the way back writes down dL/d product for every step, and the gradients of weights are products over all of them.
+What needs no recurrence is done for all steps at once: the input's share before the kernel runs; after it ran back,
+when dL/du and dL/d product are written down for every step, the gradients of the weights and of x.
 
-Dimensions: T steps, B sequences, H units, N packed rows, P parts.
+Dimensions: T steps, B sequences, I inputs, H units, N packed rows, P parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from throughtime.cells.cell import Cell, Parameters, Share, State
 from throughtime.engines.cpu.gradients import bias_gradient, weight_gradient
@@ -34,160 +35,178 @@ class Course(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What it came to: each part and gate (N, H), the final state (B, H) a part."""
+    """What it came to."""
 
-    states: Mapping[str, Tensor]  # the output alone if the inside was not asked for
-    gates: Mapping[str, Tensor]
-    final: State
+    states: Sequence[Tensor]  # (N, H) a part; of the output alone if the inside was not asked for
+    final: Sequence[Tensor]  # (B, H) a part
+    gates: Sequence[Tensor]  # (N, H) each; none if the inside was not asked for
 
 
-def run(course: Course, u: Tensor, initial: State) -> Done:
-    """Run u (N, blocks·H) from `initial`; differentiable in u, the state and the parameters."""
-    cell, given = course.cell, course.parameters
-    weight, bias = given.get("weight_hh"), given.get("bias_hh")
-    if not cell.recurrent:
-        weight = bias = None
-    # What vectors hang on may be any parameter, the weights again among them.
+class Inputs(NamedTuple):
+    """All tensors that a course is differentiated by, in the order in which autograd sees them."""
+
+    x: Tensor  # (N, I); where there is no weight_ih: the input's share itself, (N, blocks·H)
+    weight_ih: Tensor | None
+    bias_ih: Tensor | None
+    weight_hh: Tensor | None
+    bias_hh: Tensor | None
+    initial: tuple[Tensor, ...]  # (B, H) a part
+    others: tuple[Tensor, ...]  # all parameters once more, where vectors hang on some
+
+    @classmethod
+    def of(cls, parts: int, tensors: Sequence[Any]) -> Inputs:
+        """As autograd gives them back."""
+        x, weight_ih, bias_ih, weight_hh, bias_hh = tensors[:5]
+        return cls(
+            x, weight_ih, bias_ih, weight_hh, bias_hh, tuple(tensors[5 : 5 + parts]), tuple(tensors[5 + parts :])
+        )
+
+    def share(self) -> Tensor:
+        """The input's share of each pre-activation, (N, blocks·H)."""
+        return self.x if self.weight_ih is None else F.linear(self.x, self.weight_ih, self.bias_ih)
+
+
+def run(course: Course, x: Tensor, initial: Sequence[Tensor], *, shared: bool) -> Done:
+    """Run x (N, I), or where `shared` the input's share (N, blocks·H), from `initial`.
+
+    Differentiable in x, the state and the parameters.
+    """
+    given = course.parameters
     others = tuple(given.values()) if course.traced.program.vectors else ()
-    inputs = (u, weight, bias, *(initial[part] for part in cell.parts), *others)
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs):
-        made = _Run.apply(course, *inputs)  # type: ignore[no-untyped-call]
-    else:
-        made = _forward(course, inputs, save=False)[0]
-    parts = cell.parts if course.inside else cell.parts[-1:]
-    gates = course.traced.program.gates if course.inside else ()
-    count = len(parts)
-    return Done(
-        states=dict(zip(parts, made[:count], strict=True)),
-        final=State(**dict(zip(cell.parts, made[count : count + len(cell.parts)], strict=True))),
-        gates=dict(zip(gates, made[count + len(cell.parts) :], strict=True)),
+    recurrent = bool(course.cell.recurrent)
+    tensors = (
+        x,
+        None if shared else given["weight_ih"],
+        None if shared else given.get("bias_ih"),
+        given["weight_hh"] if recurrent else None,
+        given.get("bias_hh") if recurrent else None,
+        *initial,
+        *others,
     )
-
-
-Inputs = Sequence[Tensor | None]
-
-
-def _split(course: Course, inputs: Inputs) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor], list[Any]]:
-    u, weight, bias, *rest = inputs
-    parts = len(course.cell.parts)
-    assert u is not None
-    return u, weight, bias, [part for part in rest[:parts] if part is not None], rest[parts:]
-
-
-def _vectors(course: Course, others: Sequence[Tensor]) -> list[Tensor]:
-    if not others:
-        return []
-    return course.traced.vectors(dict(zip(course.parameters, others, strict=True)))
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        made = _Run.apply(course, *tensors)  # type: ignore[no-untyped-call]
+    else:
+        made = _forward(course, Inputs.of(len(initial), tensors), save=False)[0]
+    shown, parts = (len(initial) if course.inside else 1), len(initial)
+    return Done(made[:shown], made[shown : shown + parts], made[shown + parts :])
 
 
 def _forward(course: Course, inputs: Inputs, *, save: bool) -> tuple[tuple[Tensor, ...], list[Tensor | None]]:
-    """The outputs, and what the way back needs beside the inputs: every part's states, saved values."""
-    u, weight, bias, initial, others = _split(course, inputs)
-    kernel = course.kernel
-    parts = len(initial)
-    keep = [course.inside or part == parts - 1 or (save and kernel.plan.read_back[part]) for part in range(parts)]
+    """The outputs, and what the way back needs beside the inputs: every part's states, what was saved, u."""
+    kernel, last = course.kernel, len(inputs.initial) - 1
+    read_back = kernel.plan.read_back
+    keep = [course.inside or part == last or (save and read_back[part]) for part in range(last + 1)]
+    u = inputs.share().contiguous()
     walked = kernel.forward(
         course.rows,
-        u.contiguous(),
-        None if weight is None else weight.contiguous(),
-        None if bias is None else bias.contiguous(),
-        [vector.contiguous() for vector in _vectors(course, others)],
-        [part.contiguous() for part in initial],
+        u,
+        _contiguous(inputs.weight_hh),
+        _contiguous(inputs.bias_hh),
+        _vectors(course, inputs.others) if inputs.others else (),
+        [part.contiguous() for part in inputs.initial],
         reverse=course.reverse,
         keep=keep,
         gates=course.inside,
         save=save,
     )
-    shown = walked.states if course.inside else walked.states[-1:]
-    held = [states if kept else None for states, kept in zip(walked.states, keep, strict=True)]
-    return (*shown, *walked.final, *walked.gates), [*held, walked.saved]
+    shown = walked.states if course.inside else walked.states[last:]
+    held = [states if kept else None for states, kept in zip(walked.states, keep, strict=True)] if save else []
+    return (*shown, *walked.final, *walked.gates), [*held, walked.saved, u if kernel.plan.reads_u else None]
 
 
 class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, course: Course, *inputs: Tensor | None) -> tuple[Tensor, ...]:
-        outputs, held = _forward(course, inputs, save=True)
+    def forward(ctx: Any, course: Course, *tensors: Any) -> tuple[Tensor, ...]:
+        outputs, held = _forward(course, Inputs.of(len(course.cell.parts), tensors), save=True)
         ctx.course = course
-        ctx.save_for_backward(*inputs, *held)
+        ctx.save_for_backward(*tensors, *held)
         ctx.set_materialize_grads(False)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         course: Course = ctx.course
-        count = len(ctx.saved_tensors) - len(course.cell.parts) - 1
-        inputs, held = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        parts, saved = len(course.cell.parts), ctx.saved_tensors
+        inputs, held = Inputs.of(parts, saved[: -parts - 2]), saved[-parts - 2 :]
         needed = ctx.needs_input_grad[1:]
-        shown = len(course.cell.parts) if course.inside else 1
-        of_gates = gradients[shown + len(course.cell.parts) :]
+        of_gates = gradients[parts + (parts if course.inside else 1) :]
         if torch.is_grad_enabled() or any(gradient is not None for gradient in of_gates):
-            return None, *_by_steps(course, inputs, needed, gradients)
+            return None, *_by_steps(course, saved[: -parts - 2], needed, gradients)
         return None, *_backward(course, inputs, held, needed, gradients)
 
 
 def _backward(
-    course: Course,
-    inputs: Inputs,
-    held: Inputs,
-    needed: Sequence[bool],
-    gradients: Sequence[Tensor | None],
+    course: Course, inputs: Inputs, held: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    u, weight, bias, initial, others = _split(course, inputs)
-    kernel, rows, reverse, program = course.kernel, course.rows, course.reverse, course.kernel.program
-    parts, H = len(initial), initial[0].shape[1]
+    kernel, rows, plan = course.kernel, course.rows, course.kernel.plan
+    parts, H = len(inputs.initial), inputs.initial[0].shape[1]
     shown = parts if course.inside else 1
     # The part that is put out is the last; where the inside was not asked for the others have no gradient of their own.
     outer = [None] * (parts - shown) + [_contiguous(gradient) for gradient in gradients[:shown]]
     last = [_contiguous(gradient) for gradient in gradients[shown : shown + parts]]
-    *states, saved = held
-    initial = [part.contiguous() for part in initial]
-    # A part that the way back does not read is not there; anything of its shape stands in its place.
-    there = [initial[part] if state is None else state for part, state in enumerate(states)]
-    free, vectors = [], []
-    if others:
-        with torch.enable_grad():
-            free = [other.detach().requires_grad_(other.requires_grad) for other in others]
-            vectors = _vectors(course, free)
+    *states, saved, u = held
+    initial = [part.contiguous() for part in inputs.initial]
+    vectors, free = _free_vectors(course, inputs.others) if inputs.others else ([], ())
     slots, first, _ = kernel.backward(
         rows,
-        u.contiguous(),
-        None if weight is None else weight.contiguous(),
-        [vector.detach().contiguous() for vector in vectors],
+        u,
+        _contiguous(inputs.weight_hh),
+        vectors,
         initial,
-        there,
+        states,
         saved,
         outer,
         last,
-        reverse=reverse,
+        reverse=course.reverse,
+        first=needed[5 : 5 + parts],
     )
-    found: list[Tensor | None] = [None] * len(inputs)
-    totals = slots.sum(0).view(-1, H) if needed[2] or others else None
+    d_u = slots if len(plan.slots) == plan.program.inputs else slots[:, : plan.program.inputs * H]
+    totals = slots.sum(0).view(-1, H) if needed[2] or needed[4] or inputs.others else None
+    found: list[Tensor | None] = [None] * (5 + parts + len(inputs.others))
     if needed[0]:
-        found[0] = slots[:, : program.inputs * H]
-    if needed[1] and weight is not None:
-        found[1] = weight_gradient(kernel.plan, rows, slots, weight.shape, initial, there, saved, reverse=reverse)
-    if needed[2] and bias is not None and totals is not None:
-        found[2] = bias_gradient(kernel.plan, totals, bias)
-    for part in range(parts):
-        if needed[3 + part]:
-            found[3 + part] = first[part]
-    if totals is not None and any(needed[3 + parts :]):
-        found[3 + parts :] = _through_vectors(kernel, totals, vectors, free)
+        found[0] = d_u if inputs.weight_ih is None else torch.mm(d_u, inputs.weight_ih)
+    if needed[1]:
+        found[1] = torch.mm(d_u.T, inputs.x)
+    if needed[2] and totals is not None:
+        found[2] = totals[: plan.program.inputs].flatten()
+    if needed[3] and inputs.weight_hh is not None:
+        shape = inputs.weight_hh.shape
+        found[3] = weight_gradient(plan, rows, slots, shape, initial, states, saved, reverse=course.reverse)
+    if needed[4] and totals is not None and inputs.bias_hh is not None:
+        found[4] = bias_gradient(plan, totals, inputs.bias_hh)
+    found[5 : 5 + parts] = first
+    if totals is not None and any(needed[5 + parts :]):
+        found[5 + parts :] = _through_vectors(kernel, totals, vectors, free)
     return found
 
 
-def _through_vectors(kernel: Kernel, totals: Tensor, vectors: list[Tensor], free: list[Tensor]) -> list[Tensor | None]:
+def _vectors(course: Course, others: Sequence[Tensor]) -> list[Tensor]:
+    return course.traced.vectors(dict(zip(course.parameters, others, strict=True)))
+
+
+def _free_vectors(course: Course, others: Sequence[Tensor]) -> tuple[list[Tensor], Sequence[Tensor]]:
+    """The vectors once more, hanging on stand-ins of the parameters, under autograd."""
+    with torch.enable_grad():
+        free = [other.detach().requires_grad_(other.requires_grad) for other in others]
+        return _vectors(course, free), free
+
+
+def _through_vectors(
+    kernel: Kernel, totals: Tensor, vectors: Sequence[Tensor], free: Sequence[Tensor]
+) -> list[Tensor | None]:
     """From dL/d vectors to what they hang on."""
-    pairs = [
-        (vector, totals[slot])
-        for vector, slot in zip(vectors, kernel.plan.of_vector, strict=True)
-        if slot >= 0 and vector.requires_grad
-    ]
     leaves = [tensor for tensor in free if tensor.requires_grad]
-    if not pairs or not leaves:
-        return [None] * len(free)
-    made, given = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(made, leaves, given, allow_unused=True))
+    slots = kernel.plan.of_vector
+    with torch.enable_grad():
+        # A sum in place of gradients given to torch.autograd.grad, which loads a computer algebra system for these.
+        weighed = [
+            (vector * totals[slot]).sum()
+            for vector, slot in zip(vectors, slots, strict=True)
+            if slot >= 0 and vector.requires_grad
+        ]
+        if not weighed or not leaves:
+            return [None] * len(free)
+        found = iter(torch.autograd.grad(torch.stack(weighed).sum(), leaves, allow_unused=True))
     return [next(found) if tensor.requires_grad else None for tensor in free]
 
 
@@ -196,36 +215,31 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
 
 
 def _by_steps(
-    course: Course, inputs: Inputs, needed: Sequence[bool], gradients: Sequence[Tensor | None]
+    course: Course, tensors: Sequence[Tensor | None], needed: Sequence[bool], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The same gradients through the cell's own step under autograd, which differentiates again, and through gates."""
     with torch.enable_grad():
-        fresh = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-        outputs = _stepped(course, fresh)
+        fresh = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+        outputs = _stepped(course, Inputs.of(len(course.cell.parts), fresh))
         pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
         wanted = [tensor for tensor, need in zip(fresh, needed, strict=True) if need and tensor is not None]
-        found = iter(
-            torch.autograd.grad(
-                [o for o, _ in pairs],
-                wanted,
-                [g for _, g in pairs],
-                create_graph=torch.is_grad_enabled(),
-                allow_unused=True,
-            )
-            if pairs
-            else [None] * len(wanted)
-        )
-    return [next(found) if need and tensor is not None else None for tensor, need in zip(fresh, needed, strict=True)]
+        found: Any = [None] * len(wanted)
+        if pairs:
+            made, given = zip(*pairs, strict=True)
+            again = torch.is_grad_enabled()
+            found = torch.autograd.grad(made, wanted, given, create_graph=again, allow_unused=True)
+    answers = iter(found)
+    return [next(answers) if need and tensor is not None else None for tensor, need in zip(fresh, needed, strict=True)]
 
 
 def _stepped(course: Course, inputs: Inputs) -> list[Tensor]:
     """What `_forward` puts out, by the cell's step, one step at a time."""
     cell, rows = course.cell, course.rows
-    u, weight, bias, initial, others = _split(course, inputs)
-    given = dict(course.parameters) | dict(zip(course.parameters, others, strict=False))
-    given |= {name: value for name, value in (("weight_hh", weight), ("bias_hh", bias)) if value is not None}
-    W, blocks = cell.weights(given), u.chunk(len(cell.inputs), dim=-1)
-    z = list(initial)
+    given = dict(course.parameters) | dict(zip(course.parameters, inputs.others, strict=False))
+    bound = {"weight_hh": inputs.weight_hh, "bias_hh": inputs.bias_hh}
+    W = cell.weights(given | {name: value for name, value in bound.items() if value is not None})
+    blocks = inputs.share().chunk(len(cell.inputs), dim=-1)
+    z = list(inputs.initial)
     states: list[list[Tensor]] = [[] for _ in cell.parts]
     gates: list[list[Tensor]] = [[] for _ in course.traced.program.gates]
     for n in range(rows.T):
