@@ -218,15 +218,18 @@ def _by_steps(
     course: Course, tensors: Sequence[Tensor | None], needed: Sequence[bool], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     """The same gradients through the cell's own step under autograd, which differentiates again, and through gates."""
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
-        fresh = [None if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+        fresh = [
+            tensor if tensor is None else tensor.view_as(tensor) if again else tensor.detach().requires_grad_(need)
+            for tensor, need in zip(tensors, needed, strict=True)
+        ]
         outputs = _stepped(course, Inputs.of(len(course.cell.parts), fresh))
         pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
         wanted = [tensor for tensor, need in zip(fresh, needed, strict=True) if need and tensor is not None]
         found: Any = [None] * len(wanted)
         if pairs:
             made, given = zip(*pairs, strict=True)
-            again = torch.is_grad_enabled()
             found = torch.autograd.grad(made, wanted, given, create_graph=again, allow_unused=True)
     answers = iter(found)
     return [next(answers) if need and tensor is not None else None for tensor, need in zip(fresh, needed, strict=True)]
