@@ -43,10 +43,11 @@ class Recurrent(nn.Module):
     layouts: `weight_ih_l{k}`, `weight_hh_l{k}`, `bias_ih_l{k}`, `bias_hh_l{k}`, `..._reverse`, and the cell's own.
 
     `dropout` zeroes outputs of all layers but the last while training. `engine` is "auto" (the fastest that serves),
-    "native" or "reference"; `served` names the one that served last. Parameters are drawn as torch.nn draws them,
-    then `forget_bias` (the sum of the gate's biases), `input_init` ("lecun"), `recurrent_init` ("orthogonal",
-    "identity") and `chrono` (the longest lag in steps) are applied in every layer and direction. Further keywords are
-    the cell's options.
+    "cpu" or "triton" (kernels compiled from the cell's step), "native" (torch's own kernels) or "reference" (the step
+    in a loop); `served` names the one that served last. Parameters are drawn as torch.nn draws them, then
+    `forget_bias` (the sum of the gate's biases), `input_init` ("lecun"), `recurrent_init` ("orthogonal", "identity")
+    and `chrono` (the longest lag in steps) are applied in every layer and direction. Further keywords are the cell's
+    options.
 
     With `recompute` the way back makes what it needs of each step again, in windows of √T steps: one more forward pass,
     and memory beside the outputs for √T steps alone, so that very long sequences fit. The numbers stay the same, to
