@@ -2,7 +2,8 @@
 
 Each length is trained once, from its first step to its last, in a process of its own; its peak of resident memory
 less what was resident before training (torch, the model and the data) is what training itself took. The peer is
-the loop over the whole series that one would write by hand with torch.nn, with the same cell and loss.
+the loop over the whole series that one would write by hand with torch.nn, with the same cell and loss. Backpropagation
+through the whole of it with recomputation stands beside the same peer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks.table import Row
 LENGTHS = (10_000, 100_000, 1_000_000)
 WINDOW = 5_000  # k2, steps
 UNITS = 16
+LONG = LENGTHS[1]  # steps of the full backpropagation with recomputation
 LIMIT = 1.5  # what the longest may take, over what the shortest does
 
 
@@ -46,6 +48,12 @@ def rows() -> list[Row]:
     note = f"{mine:.1f} s for {steps // WINDOW} updates, the peer {seconds:.1f} s for one"
     name = "nn.LSTM over the whole series"
     found.append(Row("truncated beside full, memory", found[-1].size, memory, whole, name, "MiB", memory / whole, note))
+    whole, seconds = _measure("whole", LONG)
+    memory, mine = _measure("recomputed", LONG)
+    note = f"{mine:.1f} s, the peer {seconds:.1f} s"
+    size = f"{LONG:,} steps, recomputed, H={UNITS}"
+    name = "nn.LSTM, keeping everything"
+    found.append(Row("full BPTT over 100,000 steps, memory", size, memory, whole, name, "MiB", memory / whole, note))
     return found
 
 
@@ -93,6 +101,8 @@ def _train(way: str, steps: int) -> tuple[float, float]:
     settings = Settings(epochs=1, batch_size=1, window=WINDOW)
     net = tt.Net.build(card, "lstm", hidden=UNITS)
     peer, head = nn.LSTM(1, UNITS), nn.Linear(UNITS, 1)
+    if way == "recomputed":
+        peer = tt.LSTM(1, UNITS, recompute=True)
     first = replace(settings, window=20)  # loads what loads late, and leaves no room behind that would hide a window's
     list(tt.train(tt.Net.build(card, "lstm", hidden=UNITS), short, first, device="cpu"))
     head(peer(torch.zeros(9, 1, 1))[0]).sum().backward()

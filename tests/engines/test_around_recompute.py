@@ -237,10 +237,10 @@ torch.set_num_threads(1)
 steps, units = 100_000, 32
 layer = tt.LSTM(1, units, recompute=sys.argv[1] == "recompute")
 x = torch.randn(steps, 1, 1)
-layer(x[:400])[0].square().mean().backward()
+layer(x[:400])[0][-1].sum().backward()
 Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
-layer(x)[0].square().mean().backward()
+layer(x)[0][-1].sum().backward()
 output = steps * units * 4 / 2**20
 print(json.dumps((resident("VmHWM") - before) / output))
 """
@@ -254,5 +254,5 @@ def test_a_hundred_thousand_steps_fit() -> None:
     for way in ("whole", "recompute"):
         run = subprocess.run([sys.executable, "-c", PEAK, way], capture_output=True, text=True, check=True, cwd=ROOT)
         taken[way] = json.loads(run.stdout)
-    assert taken["recompute"] < 8, taken
-    assert taken["recompute"] < 0.6 * taken["whole"], taken
+    assert taken["recompute"] < 5, taken
+    assert taken["recompute"] < taken["whole"] / 2, taken
