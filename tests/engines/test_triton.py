@@ -89,19 +89,24 @@ class _Launcher:
 
 @with_triton
 @pytest.mark.parametrize(
-    ("kind", "dtype", "lengths"),
+    ("kind", "dtype", "size", "lengths"),
     [
-        ("lstm-peephole=True", torch.float32, None),
-        ("Levels", torch.float64, [2, 0, 1]),
-        ("Smooth", torch.float32, None),
+        ("lstm-peephole=True", torch.float32, (2, 4, 80), None),
+        ("Levels", torch.float64, (2, 3, 130), [2, 0, 1]),
+        ("Smooth", torch.float32, (1, 1, 33), None),
     ],
 )
 def test_compiles_for_a_gpu(
-    kind: str, dtype: torch.dtype, lengths: list[int] | None, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    dtype: torch.dtype,
+    size: tuple[int, int, int],
+    lengths: list[int] | None,
+    compiled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With several tiles, forward and back; sums are the dtype's own, and every step's writes are waited for."""
+    """With several tiles and with one; sums are the dtype's own, and every step's writes are waited for."""
     monkeypatch.setattr(its_engine, "_of_device", lambda device: None)
-    given = case(kind, 2, 3, 80, dtype, lengths=lengths)
+    given = case(kind, *size, dtype, lengths=lengths)
     done = Triton().run(given.job())
     sum(value.sum() for value in (*done.states.values(), *done.final.values())).backward()
     assert len(compiled) == 2

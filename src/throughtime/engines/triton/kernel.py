@@ -80,20 +80,24 @@ class TritonKernel(Kernel):
     def backward(
         self,
         rows: Rows,
-        u: Tensor,
+        u: Tensor | None,
         weight: Tensor | None,
         vectors: Sequence[Tensor],
         initial: Sequence[Tensor],
-        states: Sequence[Tensor],
+        states: Sequence[Tensor | None],
         saved: Tensor | None,
         outer: Sequence[Tensor | None],
         last: Sequence[Tensor | None],
         *,
         reverse: bool,
+        first: Sequence[bool],
         adjoint: bool = False,
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
         """As on the processor."""
         program, (B, H) = self.program, initial[0].shape
+        # What the plan does not read may be absent; a tensor of the right kind stands in its place.
+        u = initial[0] if u is None else u
+        states = [initial[part] if state is None else state for part, state in enumerate(states)]
         slots = u.new_empty(rows.N, len(self.plan.slots) * H)
         carry = [
             torch.zeros_like(start) if end is None else end.clone() for start, end in zip(initial, last, strict=True)
@@ -117,12 +121,12 @@ class TritonKernel(Kernel):
             WRITES=self._back.writes,
             RUNS=self._back.runs,
             H=H,
-            U=u.shape[1] // H,
+            U=program.inputs,
             SAVED=len(program.saved),
             SLOTS=len(self.plan.slots),
             REVERSE=reverse,
         )
-        return slots, carry, list(whole)
+        return slots, [start if wanted else None for start, wanted in zip(carry, first, strict=True)], list(whole)
 
     def _launch(self, function: str, rows: Rows, u: Tensor, *tensors: Any, H: int, **constants: Any) -> None:
         """One program instance for each block of sequences, on u's device."""

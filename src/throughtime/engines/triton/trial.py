@@ -1,8 +1,8 @@
 """A trial before a cell's kernels are trusted on a device: a short sequence, beside the step in a loop.
 
 What Triton makes of a kernel hangs on the device, the driver and Triton's own version, more of them than any test
-sees. So the first time that a kernel would serve on a device, it runs three steps of two sequences with drawn numbers,
-forward and back, and if what it answers is not what the reference says in float64, another engine serves.
+sees. So the first time that a kernel would serve on a device, it runs a few steps of a few sequences with drawn
+numbers, forward and back, and if what it answers is not what the reference says in float64, another engine serves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from throughtime.engines.seam import Job, Unrolled
 from throughtime.errors import EngineWarning
 
 NEAR = {torch.float32: 1e-4, torch.float64: 1e-10}  # relative to the largest number of each tensor
-STEPS, SEQUENCES = 3, 2
+STEPS, SEQUENCES = 3, 4
 
 
 def complaint(cell: Cell, dtype: torch.dtype, device: torch.device, run: Callable[[Job], Unrolled]) -> str | None:
@@ -53,18 +53,18 @@ def _job(cell: Cell, dtype: torch.dtype, device: torch.device) -> Job:
         {name: draw(tensor.shape, H**-0.5) for name, tensor in cell.values().items()},
         draw((STEPS, SEQUENCES, cell.input_size), 1.0),
         State(**{part: draw((SEQUENCES, H), 0.5) for part in cell.parts}),
+        inside=False,  # as modules ask
     )
 
 
 def _answers(job: Job, run: Callable[[Job], Unrolled]) -> dict[str, Tensor]:
-    """States, gates, final state, and the gradients of a sum that weighs every state's number differently."""
+    """Output, final state, and the gradients of a sum that weighs each of their numbers differently."""
     done = run(job)
     answers = {f"states {part}": value for part, value in done.states.items()}
     answers |= {f"final {part}": value for part, value in done.final.items()}
     loss = torch.zeros((), dtype=job.x.dtype, device=job.x.device)
     for value in answers.values():
         loss = loss + (value * torch.linspace(-1, 1, value.numel()).to(value).view_as(value)).sum()
-    answers |= {f"gate {gate}": value for gate, value in done.gates.items()}
     leaves = {"x": job.x, **{f"initial {part}": value for part, value in job.state.items()}, **job.parameters}
     found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     return answers | {f"dL/d {name}": gradient for name, gradient in zip(leaves, found, strict=True)}
