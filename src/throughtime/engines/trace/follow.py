@@ -206,7 +206,8 @@ class _Run:
             if (block, source) not in self._product_of:
                 self._product_of[block, source] = len(self.products)
                 self.products.append(Product(block, bias, self.sources[source]))
-            return self._leaf("product", self._product_of[block, source])
+            made = self._leaf("product", self._product_of[block, source])
+            return made if torch.is_grad_enabled() else made.detach()
 
     def _source(self, h: Tensor) -> int:
         if id(h) not in self._source_of:

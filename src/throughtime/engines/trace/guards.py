@@ -2,213 +2,170 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterable, Mapping
-from copy import deepcopy
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from collections.abc import Callable, Iterable, Mapping
+from operator import is_, itemgetter
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from throughtime.cells.cell import Cell
 
-_ABSENT = object()
-_PLAIN = (
-    int,
-    float,
-    complex,
-    str,
-    bytes,
-    bool,
-    type(None),
-    torch.dtype,
-    torch.device,
-    FunctionType,
-    BuiltinFunctionType,
-)
-_INTERNAL = frozenset(nn.Module().__dict__) - {"training"}
-_NAMED = (
-    "parts",
-    "reads",
-    "inputs",
-    "recurrent",
-    "unbiased",
-    "hidden_size",
-    "bias",
-    "step",
-    "advance",
-    "share",
-    "weights",
-)
-_LIBRARIES = frozenset(sys.stdlib_module_names) | {"torch", "numpy"}
-_DEPTH = 3  # functions called by functions called by the step
+_UNHEARD = frozenset(nn.Module().__dict__) - {
+    "training",
+    "_modules",
+}  # of a cell: tensors are refused, hooks not called
+_METHODS = ("step", "advance", "share", "weights")
+# Classes that are made by a call belong to "abc" or "types" by name, whosoever they are.
+_LIBRARIES = (frozenset(sys.stdlib_module_names) - {"abc", "types"}) | {"torch", "numpy"}
+
+_Check = tuple[Callable[[Any], Any], Any, tuple[Any, ...]]  # what is taken of what, and what it must be
 
 
 class Guards:
-    """Tells in about a microsecond whether anything a cell's step reads has changed.
+    """Tells in a few microseconds whether anything that a cell's step reads has changed.
 
-    Looked at are the cell's attributes, its class's, and what the step's code names: globals, what it closes over,
-    numbers in modules and objects that it names, and the same for the functions among these.
+    Looked at, however deep: all that the cell holds; the globals, closures and defaults of the functions that the
+    step calls; and what is in the objects, containers and modules among these. Whatever is there must still be the
+    same object, and an array of numpy's must hold the same bytes. Not seen is what a step reads by itself from outside
+    the program (files, the environment, the time), or by names that it puts together.
     """
 
     def __init__(self, cell: Cell) -> None:
         self._default = torch.get_default_dtype()
-        self._count = len(cell.__dict__)
-        self._own: list[tuple[str, Any]] = []
-        self._kind: list[tuple[str, Any]] = []
-        self._same: list[tuple[Mapping[str, Any], str, Any]] = []
-        self._equal: list[tuple[Mapping[str, Any] | None, str, Any]] = []  # None: the cell's own
-        self._closed: list[tuple[Any, Any]] = []
-        self._code: list[tuple[FunctionType, CodeType, Any]] = []
-        self._functions: dict[FunctionType, int] = {}
-        self._seen: set[tuple[int, str]] = set()
+        self._entries: dict[int, tuple[Mapping[Any, Any], dict[Any, Any]]] = {}  # what must stand under which name
+        self._sizes: list[tuple[Any, int]] = []
+        self._lists: list[tuple[list[Any], tuple[Any, ...]]] = []
+        self._closed: list[tuple[CellType, Any]] = []
+        self._codes: list[tuple[FunctionType, CodeType, Any, Any]] = []
+        self._arrays: list[tuple[np.ndarray[Any, Any], bytes]] = []
+        self._looked: dict[int, Any] = {id(cell): None}  # by id; held, so that the id stays its own
+        self._names: set[str] = {*_METHODS, "__call__"}
+        self._scopes: dict[Any, Mapping[str, Any]] = {}  # of classes and modules: what code names of them counts
         self._collect(cell)
+        self._checks = [_check(container, values) for container, values in self._entries.values() if values]
+        del self._looked, self._scopes, self._entries
 
     def hold(self, cell: Cell) -> bool:
         """Whether everything is as it was."""
-        own, kind = cell.__dict__, type(cell)
-        if len(own) != self._count or torch.get_default_dtype() is not self._default:
+        if torch.get_default_dtype() is not self._default:
             return False
-        for name, value in self._own:
-            if own.get(name, _ABSENT) is not value:
-                return False
-        for name, value in self._kind:
-            if getattr(kind, name, _ABSENT) is not value:
-                return False
-        for container, name, value in self._same:
-            if container.get(name, _ABSENT) is not value:
-                return False
-        for function, code, defaults in self._code:
+        try:
+            for container, size in self._sizes:
+                if len(container) != size:
+                    return False
+            for take, scope, values in self._checks:
+                if not all(map(is_, values, take(scope))):
+                    return False
+            for closed, value in self._closed:
+                if closed.cell_contents is not value:
+                    return False
+        except (KeyError, ValueError):  # a name, or what a closure held, is gone
+            return False
+        for function, code, defaults, named in self._codes:
             if function.__code__ is not code or function.__defaults__ is not defaults:
                 return False
-        for closed, value in self._closed:
-            if closed.cell_contents is not value:
+            if function.__kwdefaults__ is not named:
                 return False
-        for place, name, value in self._equal:  # noqa: SIM110 - half as long as all()
-            if (own if place is None else place).get(name, _ABSENT) != value:
+        for now, then in self._lists:
+            if len(now) != len(then) or not all(map(is_, now, then)):
                 return False
-        return True
+        return all(array.tobytes() == content for array, content in self._arrays)
 
     def _collect(self, cell: Cell) -> None:
-        kind = type(cell)
-        names = set(_NAMED)
-        for name in ("step", "advance"):
-            self._enqueue(getattr(kind, name), 0)
-        for name, value in cell.__dict__.items():
-            if name not in _INTERNAL:
-                self._attribute(name, value)
-        done: set[FunctionType] = set()
-        while len(done) < len(self._functions):
-            function = next(each for each in self._functions if each not in done)
-            done.add(function)
-            names |= self._look_into(function, self._functions[function])
-            for name in sorted(names & set(dir(kind)) - set(cell.__dict__)):
-                self._of_kind(kind, name)
-        for value in cell.__dict__.values():
-            self._inside(value, names, 1)
+        own = cell.__dict__
+        self._sizes.append((own, len(own)))
+        self._take(own, own.keys() - _UNHEARD)
+        self._class(type(cell))
+        before = -1
+        while before != (before := len(self._names) + len(self._scopes)):  # each may bring more of the other
+            for scope in tuple(self._scopes.values()):
+                self._take(scope, self._names & scope.keys())
 
-    def _enqueue(self, function: Any, depth: int) -> None:
-        function = getattr(function, "__func__", function)
-        if not isinstance(function, FunctionType) or depth >= _DEPTH:
+    def _take(self, container: Mapping[Any, Any], names: Iterable[Any]) -> None:
+        """Guard what stands under these names in a dictionary, and what is inside."""
+        _, values = self._entries.setdefault(id(container), (container, {}))
+        for name in [name for name in names if name not in values]:
+            values[name] = container[name]
+            self._look(container[name])
+
+    def _look(self, value: Any) -> None:
+        """Guard what may change inside a value while the value stays the same object."""
+        if id(value) in self._looked or isinstance(value, (int, float, str, torch.Tensor, type(None))):
             return
-        if function.__module__ != Cell.__module__ and not _of_library(function.__module__):
-            self._functions.setdefault(function, depth)
+        self._looked[id(value)] = value
+        if isinstance(value, FunctionType):
+            self._function(value)
+        elif isinstance(value, (MethodType, classmethod, staticmethod)):
+            self._all((value.__func__, getattr(value, "__self__", None)))
+        elif isinstance(value, property):
+            self._all((value.fget,))
+        elif isinstance(value, functools.partial):
+            self._all((value.func, value.args, value.keywords))
+        elif isinstance(value, np.ndarray):
+            self._arrays.append((value, value.tobytes()))
+        elif isinstance(value, dict):
+            self._sizes.append((value, len(value)))
+            self._take(value, value)
+        elif isinstance(value, list):
+            self._lists.append((value, tuple(value)))
+            self._all(value)
+        elif isinstance(value, (tuple, set, frozenset)):
+            self._sizes.append((value, len(value)))
+            self._all(value)
+        elif isinstance(value, type):
+            self._class(value)
+        elif isinstance(value, ModuleType):
+            if not _of_library(value.__name__):
+                self._scopes[value] = value.__dict__
+        else:
+            self._look(getattr(value, "__dict__", None))
+            self._class(type(value))
 
-    def _attribute(self, name: str, value: Any) -> None:
-        if _plain(value):
-            self._own.append((name, value))
-            for function in _leaves(value):
-                self._enqueue(function, 1)
-        elif _contained(value):
-            self._equal.append((None, name, deepcopy(value)))
+    def _all(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self._look(value)
 
-    def _of_kind(self, kind: type[Cell], name: str) -> None:
-        owner = next((cls for cls in kind.__mro__ if name in cls.__dict__), None)
-        if owner is None or owner in (nn.Module, object) or (id(kind), name) in self._seen:
+    def _class(self, kind: type) -> None:
+        for cls in kind.__mro__:
+            if not _of_library(cls.__module__) and cls not in self._scopes:
+                scope = self._scopes[cls] = cls.__dict__
+                self._sizes.append((scope, len(scope)))  # what comes up nearer by hides what is inherited
+
+    def _function(self, function: FunctionType) -> None:
+        if _of_library(function.__module__) or function.__module__ == Cell.__module__:
             return
-        self._seen.add((id(kind), name))
-        value = getattr(kind, name)
-        if _plain(value):
-            self._kind.append((name, value))
-            self._enqueue(value, 1)
-        elif isinstance(value, property) and isinstance(value.fget, FunctionType):
-            self._kind.append((name, value))
-            self._enqueue(value.fget, 1)
-        elif _contained(value):
-            self._equal.append((owner.__dict__, name, deepcopy(value)))
-
-    def _look_into(self, function: FunctionType, depth: int) -> set[str]:
-        """What one function names; guards on what its globals and closure give for these names."""
-        self._code.append((function, function.__code__, function.__defaults__))
-        names = set(_names(function.__code__))
-        for name in sorted(names & set(function.__globals__)):
-            self._value(function.__globals__, name, names, depth)
+        self._codes.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
+        self._all((function.__defaults__, function.__kwdefaults__))
+        names = _names(function.__code__)
+        self._names |= names
+        self._take(function.__globals__, names & function.__globals__.keys())
         for closed in function.__closure__ or ():
             try:
                 value = closed.cell_contents
             except ValueError:  # not filled yet
                 continue
-            if _plain(value):
-                self._closed.append((closed, value))
-                self._enqueue(value, depth + 1)
-            else:
-                self._inside(value, names, depth)
-        return names
-
-    def _value(self, container: Mapping[str, Any], name: str, names: set[str], depth: int) -> None:
-        if (id(container), name) in self._seen:
-            return
-        self._seen.add((id(container), name))
-        value = container[name]
-        if _plain(value):
-            self._same.append((container, name, value))
-            for function in _leaves(value):
-                self._enqueue(function, depth + 1)
-        elif _contained(value):
-            self._equal.append((container, name, deepcopy(value)))
-        else:
-            self._inside(value, names, depth)
-
-    def _inside(self, value: Any, names: set[str], depth: int) -> None:
-        """What a module, a class or an object that is named holds by these names."""
-        if isinstance(value, Cell) or (isinstance(value, ModuleType) and _of_library(value.__name__)):
-            return
-        inside = getattr(value, "__dict__", None)
-        if isinstance(inside, Mapping) and not _of_library(
-            type(value).__module__ if not isinstance(value, ModuleType) else ""
-        ):
-            for name in sorted(names & set(inside)):
-                if _plain(inside[name]) or _contained(inside[name]):
-                    self._value(inside, name, set(), depth)
+            self._closed.append((closed, value))
+            self._look(value)
 
 
-def _plain(value: Any) -> bool:
-    """Whether it cannot change by itself, so that it is enough to see that it is still the same."""
-    return all(isinstance(leaf, _PLAIN) for leaf in _leaves(value))
+def _check(container: Mapping[Any, Any], values: Mapping[Any, Any]) -> _Check:
+    names = list(values)
+    return (
+        itemgetter(*names, names[0]),
+        container,
+        (*values.values(), values[names[0]]),
+    )  # of one name it makes no tuple
 
 
-def _contained(value: Any) -> bool:
-    """Whether it is a container of such: compared with a copy."""
-    if isinstance(value, Mapping):
-        return all(_plain(each) or _contained(each) for each in value.values())
-    return isinstance(value, (list, set, frozenset, tuple)) and all(_plain(each) or _contained(each) for each in value)
-
-
-def _leaves(value: Any) -> Iterable[Any]:
-    if isinstance(value, tuple):
-        for each in value:
-            yield from _leaves(each)
-    else:
-        yield value
-
-
-def _names(code: CodeType) -> Iterable[str]:
+def _names(code: CodeType) -> set[str]:
     """The names of globals and attributes in a function and in those written inside it."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
+    inside = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return set(code.co_names).union(*map(_names, inside))
 
 
 def _of_library(module: str | None) -> bool:

@@ -46,7 +46,8 @@ _READERS = frozenset({
     "tolist", "numpy", "__array__", "data_ptr", "storage", "untyped_storage", "__dlpack__", "__repr__", "__format__",
     "__set__",
 })  # fmt: skip
-_DECIDERS = frozenset({"_local_scalar_dense", "equal", "is_nonzero"})
+# What Python gets of these, a truth, a number or a shape, hangs on the numbers of a tensor.
+_DECIDERS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 _OUTSIDE = "uses a tensor that is neither u, read nor W's at {}"
 _Key = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 
@@ -210,7 +211,7 @@ class Recorder:
         name = schema.name.removeprefix("aten::")
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise self.refuse(f"draws random numbers by {shown} at {{}}")
-        if name in _DECIDERS:
+        if not _DECIDERS.isdisjoint(func.tags):
             raise self.refuse("lets Python read a tensor's numbers at {}, so that it may go different ways")
         if self._inside_pure:
             if schema.is_mutable:
