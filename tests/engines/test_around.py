@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,6 +20,7 @@ import throughtime as tt
 from tests.tolerances import close
 from tests.tree import ROOT
 from throughtime.cells import Cell, State
+from throughtime.data.dataset import Batch
 from throughtime.errors import EngineError
 
 pytestmark = pytest.mark.compiler
@@ -192,6 +194,25 @@ def test_tensors_may_lie_as_they_like(kind: str) -> None:
     agree(module, strided)
 
 
+def test_a_window_is_read_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training in windows passes views of the series, and no one on the way to the kernel copies them."""
+    read: list[int] = []
+    linear = F.linear
+
+    def watched(x: Tensor, *rest: Any) -> Tensor:
+        read.append(x.data_ptr())
+        return linear(x, *rest)
+
+    module, x = layer(num_layers=1, bidirectional=False), numbers(20)
+    batch = Batch(x, torch.full((3,), 20), x, each_step=True)
+    module(x)
+    monkeypatch.setattr(F, "linear", watched)
+    for start in (0, 5, 15):
+        module.run(batch.window(start, start + 5).x, lengths=batch.window(start, start + 5).lengths)
+        assert read[-1] == x[start].data_ptr()
+    assert len(read) == 3
+
+
 def test_batch_first_and_one_sequence() -> None:
     agree(layer(batch_first=True), numbers(4, 6))
     agree(layer("LSTM"), numbers(6, 3)[:, 0])
@@ -257,6 +278,17 @@ def test_autocast_computes_in_the_parameters_dtype(kind: str) -> None:
     close(rounded, module(x.bfloat16().float())[0])
     for mine, theirs in zip(torch.autograd.grad(loss_of(answer), list(module.parameters())), gradients, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_the_way_back_may_stand_within_autocast() -> None:
+    """Not as torch advises, but written often; the numbers are still those of the parameters' dtype."""
+    module, x = layer("LSTM", dtype=torch.float32), numbers(dtype=torch.float32)
+    expected = torch.autograd.grad(loss_of(module(x)), list(module.parameters()))
+    loss = loss_of(module(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+    for mine, theirs in zip(gradients, expected, strict=True):
+        close(mine, theirs)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # torch's own, where it loads forward rules

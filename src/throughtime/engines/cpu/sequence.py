@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from throughtime.cells.cell import Cell, Parameters, Share, State
-from throughtime.engines.cpu.gradients import bias_gradient, weight_gradient
+from throughtime.engines.cpu.gradients import ask, bias_gradient
 from throughtime.engines.cpu.kernel import Kernel
 from throughtime.engines.cpu.rows import Rows
 from throughtime.engines.trace import Traced
@@ -96,10 +96,11 @@ def _forward(course: Course, inputs: Inputs, *, save: bool) -> tuple[tuple[Tenso
     kernel, last = course.kernel, len(inputs.initial) - 1
     read_back = kernel.plan.read_back
     keep = [course.inside or part == last or (save and read_back[part]) for part in range(last + 1)]
-    u = inputs.share().contiguous()
     walked = kernel.forward(
         course.rows,
-        u,
+        inputs.x.contiguous(),
+        _contiguous(inputs.weight_ih),
+        _contiguous(inputs.bias_ih),
         _contiguous(inputs.weight_hh),
         _contiguous(inputs.bias_hh),
         _vectors(course, inputs.others) if inputs.others else (),
@@ -111,7 +112,7 @@ def _forward(course: Course, inputs: Inputs, *, save: bool) -> tuple[tuple[Tenso
     )
     shown = walked.states if course.inside else walked.states[last:]
     held = [states if kept else None for states, kept in zip(walked.states, keep, strict=True)] if save else []
-    return (*shown, *walked.final, *walked.gates), [*held, walked.saved, u if kernel.plan.reads_u else None]
+    return (*shown, *walked.final, *walked.gates), [*held, walked.saved, walked.u if kernel.plan.reads_u else None]
 
 
 class _Run(torch.autograd.Function):
@@ -127,6 +128,10 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         course: Course = ctx.course
         parts, saved = len(course.cell.parts), ctx.saved_tensors
+        kind = saved[0].device.type
+        if torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                return _Run.backward(ctx, *gradients)
         inputs, held = Inputs.of(parts, saved[: -parts - 2]), saved[-parts - 2 :]
         needed = ctx.needs_input_grad[1:]
         of_gates = gradients[parts + (parts if course.inside else 1) :]
@@ -160,23 +165,38 @@ def _backward(
         reverse=course.reverse,
         first=needed[5 : 5 + parts],
     )
-    d_u = slots if len(plan.slots) == plan.program.inputs else slots[:, : plan.program.inputs * H]
-    totals = slots.sum(0).view(-1, H) if needed[2] or needed[4] or inputs.others else None
-    found: list[Tensor | None] = [None] * (5 + parts + len(inputs.others))
+    asked = ask(
+        plan,
+        rows,
+        inputs.x.contiguous() if needed[1] else None,
+        inputs.weight_hh if needed[3] else None,
+        initial,
+        states,
+        saved,
+        reverse=course.reverse,
+        totals=needed[2] or needed[4] or bool(inputs.others),
+    )
+    kernel.gradients(slots, asked)
+    totals = asked.totals
+    found: list[Tensor | None] = [
+        None,
+        asked.weight_ih,
+        None,
+        asked.weight_hh,
+        None,
+        *first,
+        *[None] * len(inputs.others),
+    ]
     if needed[0]:
+        d_u = slots[:, : plan.program.inputs * H]
         found[0] = d_u if inputs.weight_ih is None else torch.mm(d_u, inputs.weight_ih)
-    if needed[1]:
-        found[1] = torch.mm(d_u.T, inputs.x)
-    if needed[2] and totals is not None:
-        found[2] = totals[: plan.program.inputs].flatten()
-    if needed[3] and inputs.weight_hh is not None:
-        shape = inputs.weight_hh.shape
-        found[3] = weight_gradient(plan, rows, slots, shape, initial, states, saved, reverse=course.reverse)
-    if needed[4] and totals is not None and inputs.bias_hh is not None:
-        found[4] = bias_gradient(plan, totals, inputs.bias_hh)
-    found[5 : 5 + parts] = first
-    if totals is not None and any(needed[5 + parts :]):
-        found[5 + parts :] = _through_vectors(kernel, totals, vectors, free)
+    if totals is not None:
+        if needed[2]:
+            found[2] = totals[: plan.program.inputs].flatten()
+        if needed[4] and inputs.bias_hh is not None:
+            found[4] = bias_gradient(plan, totals, inputs.bias_hh)
+        if any(needed[5 + parts :]):
+            found[5 + parts :] = _through_vectors(kernel, totals, vectors, free)
     return found
 
 
