@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import pytest
 import torch
 
 from tests.tree import ROOT
+from throughtime.engines.cpu import cache
 from throughtime.engines.cpu.compiler import compiler
 
 MAY_SKIP = ("gpu", "compiler", "realdata")
@@ -31,6 +33,24 @@ torch.set_num_threads(1)
 # The same examples in every run; how long one takes says nothing on a shared machine.
 hypothesis.settings.register_profile("throughtime", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("throughtime")
+
+
+def _kernels() -> tempfile.TemporaryDirectory[str] | None:
+    """Keep compiled kernels beside the tests, for the next run and for every worker, never in the user's own cache.
+
+    Where the tree belongs to somebody else they are kept in a folder for this session.
+    """
+    os.environ["THROUGHTIME_CACHE"] = str(ROOT / ".pytest_cache" / "throughtime")
+    try:
+        cache.place()
+    except OSError:
+        own = tempfile.TemporaryDirectory()
+        os.environ["THROUGHTIME_CACHE"] = own.name
+        return own
+    return None
+
+
+_own_kernels = _kernels()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
