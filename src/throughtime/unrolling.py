@@ -56,13 +56,13 @@ def unroll(
         raise CellError(f"the state must have the parts {', '.join(cell.parts)}, each {expected}, got {start}")
     values = cell.values() if parameters is None else parameters
     weight = next(iter(values.values()), x)
-    if not torch._C._is_any_autocast_enabled():
-        for name, tensor in {"x": x, **start}.items():
-            if (tensor.dtype, tensor.device) != (weight.dtype, weight.device):
-                raise CellError(
-                    f"{name} is {tensor.dtype} on {tensor.device}, the cell's parameters are {weight.dtype} on "
-                    f"{weight.device}; convert one with .to(...)"
-                )
+    mixed = torch._C._is_any_autocast_enabled()
+    for name, tensor in {"x": x, **start}.items():
+        if tensor.device != weight.device or (tensor.dtype != weight.dtype and not mixed):
+            raise CellError(
+                f"{name} is {tensor.dtype} on {tensor.device}, the cell's parameters are {weight.dtype} on "
+                f"{weight.device}; convert one with .to(...)"
+            )
     if compiling():
         from throughtime.engines import opaque
 

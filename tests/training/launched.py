@@ -18,6 +18,7 @@ import torch
 import throughtime as tt
 from tests.training import toys
 from throughtime.data.dataset import Batch, Dataset, Split
+from throughtime.errors import EngineWarning
 from throughtime.models import Net
 from throughtime.records import Settings
 from throughtime.training import Training, train
@@ -83,6 +84,7 @@ def run(kind: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", ".*slower engines serve", EngineWarning)  # where there is no compiler
     torch.set_num_threads(1)
     for each in KINDS:
         run(each, Path(sys.argv[1]))

@@ -21,7 +21,7 @@ from throughtime.engines.cpu.sequence import Course, Done, run
 from throughtime.engines.packing import Packing
 from throughtime.engines.seam import Job, Stack, Stacked, Unrolled
 from throughtime.engines.trace import Traced, traced
-from throughtime.errors import EngineError
+from throughtime.errors import CellError, EngineError
 
 DTYPES = (torch.float32, torch.float64)
 Ready = Callable[[Cell, torch.dtype], tuple[Traced, Kernel] | str]  # a cell's trace and kernel; or why there is none
@@ -172,7 +172,23 @@ def _serve(
         return _run(course, x.to(dtype), [part.to(dtype) for part in initial])
 
 
+def _check(course: Course, x: Tensor, initial: list[Tensor]) -> None:
+    """Kernels take memory for what these shapes say is there, so refuse what does not fit."""
+    cell, rows, dtype, device = course.cell, course.rows, course.traced.dtype, x.device
+    shapes: dict[str, tuple[int, ...]] = {**cell.shapes(), "x": (rows.N, cell.input_size)}
+    given = {**course.parameters, "x": x}
+    for part, tensor in zip(cell.parts, initial, strict=True):
+        shapes[part], given[part] = (rows.B, cell.hidden_size), tensor
+    for name, tensor in given.items():
+        if tensor.shape != shapes.get(name, tensor.shape) or tensor.dtype != dtype or tensor.device != device:
+            raise CellError(
+                f"{name} is {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}; this cell and the other tensors "
+                f"want {shapes.get(name, tuple(tensor.shape))} {dtype} on {device}: give it so, or convert it"
+            )
+
+
 def _run(course: Course, x: Tensor, initial: list[Tensor]) -> Done:
+    _check(course, x, initial)
     cell = course.cell
     if type(cell).share is Cell.share:
         return run(course, x, initial, shared=False)
@@ -180,4 +196,10 @@ def _run(course: Course, x: Tensor, initial: list[Tensor]) -> Done:
     some = next(iter(share.values()))
     # A block that is not given is not used by the step either; it only keeps its place.
     blocks = [share[block] if block in share else torch.zeros_like(some) for block in cell.inputs]
-    return run(course, torch.cat(blocks, dim=-1), initial, shared=True)
+    u = torch.cat(blocks, dim=-1)
+    if u.shape != (course.rows.N, len(cell.inputs) * cell.hidden_size) or u.dtype != course.traced.dtype:
+        raise EngineError(
+            f"the share of {cell.title} makes {tuple(u.shape)} {u.dtype} here, other than where it was looked at: its "
+            'shape must not hang on the batch. Use engine="reference".'
+        )
+    return run(course, u, initial, shared=True)
