@@ -169,6 +169,12 @@ def _alone(op: str, arguments: int) -> Program:
     return Program(("h",), (), blocks, 0, tuple(nodes), last + 1, (), (), (last,), (), (), back, (), (), (None,))
 
 
+def _step(program: Program, u: Tensor, start: Tensor) -> Tensor:
+    """The state after one step of one sequence."""
+    asked = {"reverse": False, "keep": [True], "gates": False, "save": False}
+    return TritonKernel(program).forward(Rows.whole(1, 1), u, None, None, [], [start], **asked).states[0]
+
+
 def _arguments(op: str) -> int:
     if op == "where":
         return 3
@@ -193,20 +199,9 @@ def test_operators_are_torchs(op: str, dtype: torch.dtype) -> None:
     elif op == "where":
         arguments = [masks[0], *given[1:]]
     expected = OPERATORS[op](*arguments).to(dtype)
-    walked = TritonKernel(_alone(op, count)).forward(
-        Rows.whole(1, 1),
-        torch.cat(given)[None],
-        None,
-        None,
-        [],
-        [one.new_zeros(1, units)],
-        reverse=False,
-        keep=[True],
-        gates=False,
-        save=False,
-    )
+    made = _step(_alone(op, count), torch.cat(given)[None], one.new_zeros(1, units))
     tolerance = {torch.float32: 2e-6, torch.float64: 1e-14}[dtype]  # of each number, a few roundings
-    torch.testing.assert_close(walked.states[0][0], expected, rtol=tolerance, atol=0.0, equal_nan=True)
+    torch.testing.assert_close(made[0], expected, rtol=tolerance, atol=0.0, equal_nan=True)
 
 
 @pytest.mark.parametrize("number", [0.1, 1e-40, -math.inf, math.inf, math.nan, 1e300])
@@ -214,10 +209,7 @@ def test_constants_are_exact(number: float) -> None:
     program = replace(_alone("neg", 1), nodes=(Node("u", (), 0), Node("constant", (), number), Node("grad", (), 0)))
     program = replace(program, forward=2, states=(1,))
     start = torch.zeros(1, 1, dtype=torch.float64, device=DEVICE)
-    walked = TritonKernel(program).forward(
-        Rows.whole(1, 1), start, None, None, [], [start], reverse=False, keep=[True], gates=False, save=False
-    )
-    torch.testing.assert_close(float(walked.states[0]), number, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(float(_step(program, start, start)), number, rtol=0, atol=0, equal_nan=True)
 
 
 # -- the trial
