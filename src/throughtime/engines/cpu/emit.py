@@ -26,6 +26,7 @@ def source(plan: Plan, dtype: torch.dtype) -> str:
     back = _bodies(plan, plan.back, at_back, back=True)
     sizes = {
         "PARTS": len(program.parts),
+        "INPUTS": program.inputs,
         "GATES": len(program.gates),
         "VECTORS": program.vectors,
         "SOURCES": len(program.sources),
@@ -237,7 +238,7 @@ class _Body:
         if what.op == "vector":
             return f"get<TAIL>(w.c.vectors[{at}] + unit, n)"
         if what.op == "u":
-            return f"get<TAIL>(w.c.u + (w.row0 + b) * w.c.u_wide + {at} * w.c.H + unit, n)"
+            return f"get<TAIL>(w.share(b) + {at} * w.c.H + unit, n)"
         if what.op == "read":
             return f"get<TAIL>(w.before({at}, b) + unit, n)"
         if node in self.places:

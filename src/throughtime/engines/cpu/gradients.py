@@ -1,11 +1,12 @@
-"""Gradients of weights, once dL/d product is known at every step: products over the whole sequence.
+"""Gradients of weights and biases, once dL/du and dL/d product are known at every step: sums over all rows.
 
-Dimensions: B sequences, H units, N packed rows.
+Dimensions: B sequences, I inputs, H units, N packed rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,40 +14,67 @@ from torch import Tensor
 from throughtime.engines.cpu.plan import Plan
 from throughtime.engines.cpu.rows import Rows
 
+Piece = tuple[int, int, Tensor]  # the first row of the slots, how many, and what they are multiplied by: (rows, K)
 
-def weight_gradient(
+
+class Sum(NamedTuple):
+    """Σ over rows of slotsᵀ b, for so many `slots` from `slot`; with their own sums where `totals` is true."""
+
+    slot: int
+    slots: int
+    out: Tensor | None  # (slots·H, K); None: the slots' own sums alone
+    pieces: tuple[Piece, ...]
+    totals: bool
+
+
+class Asked(NamedTuple):
+    """What is asked for, and where it goes."""
+
+    sums: list[Sum]
+    weight_ih: Tensor | None
+    weight_hh: Tensor | None
+    totals: Tensor | None  # (slots, H): each slot summed over all rows
+    again: list[tuple[Tensor, Tensor]]  # (where to, what is to be added) of blocks that are used more than once
+
+
+def ask(
     plan: Plan,
     rows: Rows,
-    slots: Tensor,
-    shape: torch.Size,
+    x: Tensor | None,
+    weight_hh: Tensor | None,
     initial: Sequence[Tensor],
     states: Sequence[Tensor | None],
     saved: Tensor | None,
     *,
     reverse: bool,
-) -> Tensor:
-    """dL/d weight_hh, from slots (N, slots·H), each part of the state before ((B, H)) and after ((N, H)), and saved."""
-    program, H = plan.program, initial[0].shape[1]
-    gradient: Tensor | None = None
-    whole = len(plan.weight_runs) == 1 and plan.weight_runs[0].count * H == shape[0]
-    if not whole:
-        gradient = slots.new_zeros(shape)
-    for run in plan.weight_runs:
-        node = program.nodes[run.source]
-        if node.op == "read":
-            part = int(node.at)
-            given = rows.before(_there(states[part]), initial[part], reverse=reverse)
-        else:
-            given = [(slice(0, rows.N), _kept(plan, run.source, H, states, saved))]
-        columns = slots[:, run.slot * H : (run.slot + run.count) * H]
-        for here, before in given:
-            made = columns[here].T
-            if gradient is None:
-                gradient = torch.mm(made, before)
-            else:
-                gradient[run.block * H : (run.block + run.count) * H].addmm_(made, before)
-    assert gradient is not None
-    return gradient
+    totals: bool,
+) -> Asked:
+    """Which sums the gradients are: of weight_ih if x (N, I) is given, of a weight_hh, and of each slot alone."""
+    like, H = initial[0], initial[0].shape[1]
+    sums: list[Sum] = []
+    again: list[tuple[Tensor, Tensor]] = []
+    summed = 0  # slots below have their totals
+    d_ih = d_hh = None
+    if x is not None:
+        count = plan.program.inputs
+        d_ih = like.new_empty(count * H, x.shape[1])
+        sums.append(Sum(0, count, d_ih, ((0, rows.N, x),), totals=totals))
+        summed = count
+    if weight_hh is not None:
+        d_hh = torch.empty_like(weight_hh) if plan.blocks * H == len(weight_hh) else torch.zeros_like(weight_hh)
+        done: set[int] = set()
+        for run in plan.weight_runs:
+            out = d_hh[run.block * H : (run.block + run.count) * H]
+            blocks = range(run.block, run.block + run.count)
+            if not done.isdisjoint(blocks):
+                target, out = out, torch.empty_like(out)
+                again.append((target, out))
+            done |= set(blocks)
+            given = _given(plan, rows, run.source, initial, states, saved, reverse)
+            sums.append(Sum(run.slot, run.count, out, given, totals=False))
+    if totals and summed < len(plan.slots):
+        sums.append(Sum(summed, len(plan.slots) - summed, None, ((0, rows.N, like),), totals=True))
+    return Asked(sums, d_ih, d_hh, like.new_empty(len(plan.slots), H) if totals else None, again)
 
 
 def bias_gradient(plan: Plan, totals: Tensor, bias: Tensor) -> Tensor:
@@ -62,13 +90,25 @@ def bias_gradient(plan: Plan, totals: Tensor, bias: Tensor) -> Tensor:
     return gradient
 
 
-def _kept(plan: Plan, node: int, H: int, states: Sequence[Tensor | None], saved: Tensor | None) -> Tensor:
-    """A value of the step at every step, (N, H)."""
-    program = plan.program
-    if node in program.states:
-        return _there(states[program.states.index(node)])
-    place = program.saved.index(node) * H
-    return _there(saved)[:, place : place + H]
+def _given(
+    plan: Plan,
+    rows: Rows,
+    source: int,
+    initial: Sequence[Tensor],
+    states: Sequence[Tensor | None],
+    saved: Tensor | None,
+    reverse: bool,
+) -> tuple[Piece, ...]:
+    """What products with one input were given at every step."""
+    program, H = plan.program, initial[0].shape[1]
+    node = program.nodes[source]
+    if node.op == "read":
+        part = int(node.at)
+        return rows.before(_there(states[part]), initial[part], reverse=reverse)
+    if source in program.states:
+        return ((0, rows.N, _there(states[program.states.index(source)])),)
+    place = program.saved.index(source) * H
+    return ((0, rows.N, _there(saved)[:, place : place + H]),)
 
 
 def _there(tensor: Tensor | None) -> Tensor:

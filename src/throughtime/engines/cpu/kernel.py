@@ -8,13 +8,14 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from struct import Struct
+from struct import Struct, pack
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from throughtime.engines.cpu.emit import source
+from throughtime.engines.cpu.gradients import Asked
 from throughtime.engines.cpu.library import load
 from throughtime.engines.cpu.plan import Plan, plan
 from throughtime.engines.cpu.rows import Rows
@@ -26,6 +27,8 @@ from throughtime.errors import EngineError
 class Walked(NamedTuple):
     """What a run forward leaves."""
 
+    u: Tensor | None  # (N, blocks·H) the input's share, if a run back reads it
+
     states: list[Tensor]  # (N, H) for each part; (2·B, H) of one that was not to be kept
     final: list[Tensor]  # (B, H) for each part
     gates: list[Tensor]  # (N, H) each, if they were asked for
@@ -33,7 +36,7 @@ class Walked(NamedTuple):
 
 
 class Kernel:
-    """The two functions of one program in one dtype. Compiled, or found in the cache, when it is made.
+    """The functions of one program in one dtype. Compiled, or found in the cache, when it is made.
 
     Raises EngineError if there is no compiler or it fails.
     """
@@ -43,17 +46,19 @@ class Kernel:
         self.plan: Plan = plan(program)
         self.dtype = dtype
         library = load(source(self.plan, dtype), name)
-        self._forward, self._backward = library.forward, library.backward
-        for function in (self._forward, self._backward):
-            function.argtypes, function.restype = [ctypes.c_char_p], ctypes.c_int
+        self._forward, self._backward, self._gradients = library.forward, library.backward, library.gradients
+        for function, given in ((self._forward, 1), (self._backward, 1), (self._gradients, 2)):
+            function.argtypes, function.restype = [ctypes.c_char_p] * given, ctypes.c_int
         parts, vectors, gates = len(program.parts), program.vectors + 1, len(program.gates) + 1
-        self._pack_forward = Struct(f"{14 + vectors + 3 * parts + gates}q").pack
-        self._pack_backward = Struct(f"{13 + vectors + 6 * parts}q").pack
+        self._pack_forward = Struct(f"{17 + vectors + 3 * parts + gates}q").pack
+        self._pack_backward = Struct(f"{12 + vectors + 6 * parts}q").pack
 
     def forward(
         self,
         rows: Rows,
-        u: Tensor,
+        x: Tensor,
+        weight_ih: Tensor | None,
+        bias_ih: Tensor | None,
         weight: Tensor | None,
         bias: Tensor | None,
         vectors: Sequence[Tensor],
@@ -64,36 +69,44 @@ class Kernel:
         gates: bool,
         save: bool,
     ) -> Walked:
-        """Run rows u (N, blocks·H) from the initial state, each part (B, H). All tensors are contiguous.
+        """Run rows x (N, I) from the initial state, each part (B, H); all tensors are contiguous.
 
-        `keep` says for each part whether its state is wanted at every step, `save` whether a run back follows.
+        Where there is no `weight_ih`, x is the input's share itself, (N, blocks·H). `keep` says for each part whether
+        its state is wanted at every step, `save` whether a run back follows.
         """
-        program, H = self.program, initial[0].shape[1]
-        states = [u.new_empty(rows.N if kept else 2 * rows.B, H) for kept in keep]
-        final = [torch.empty_like(part) for part in initial]
-        opened = [u.new_empty(rows.N, H) for _ in program.gates] if gates else []
-        saved = u.new_empty(rows.N, len(program.saved) * H) if save and program.saved else None
-        threads = threads_for(rows.N * H * (H * len(program.products) + 32))
+        program, (B, H), N = self.program, initial[0].shape, rows.N
+        states = [x.new_empty(N if kept else 2 * B, H) for kept in keep]
+        final = [x.new_empty(B, H) for _ in initial]
+        opened = [x.new_empty(N, H) for _ in program.gates] if gates else []
+        saved = x.new_empty(N, len(program.saved) * H) if save and program.saved else None
+        u = x if weight_ih is None else x.new_empty(N, program.inputs * H) if save and self.plan.reads_u else None
+        threads = self._threads(rows, H, x.shape[1])
+        kept = 0
+        for part, wanted in enumerate(keep):
+            kept |= wanted << part
         words = self._pack_forward(
             *rows.words(),
             H,
+            x.shape[1],
             reverse,
             threads,
-            u.shape[1],
-            sum(1 << part for part, kept in enumerate(keep) if kept),
+            kept,
             parallel() if threads > 1 else 0,
-            u.data_ptr(),
+            0 if weight_ih is None else x.data_ptr(),
+            _at(weight_ih),
+            _at(bias_ih),
+            _at(u),
             _at(weight),
             _at(bias),
             _at(saved),
             *_several(vectors, program.vectors + 1),
-            *map(_at, initial),
-            *map(_at, states),
-            *map(_at, final),
+            *[part.data_ptr() for part in initial],
+            *[part.data_ptr() for part in states],
+            *[part.data_ptr() for part in final],
             *_several(opened, len(program.gates) + 1),
         )
         _call(self._forward, words)
-        return Walked(states, final, opened, saved)
+        return Walked(u, states, final, opened, saved)
 
     def backward(
         self,
@@ -121,13 +134,12 @@ class Kernel:
         slots = like.new_empty(rows.N, len(self.plan.slots) * H)
         begun = [like.new_empty(B, H) if wanted else None for wanted in first]
         whole = [like.new_empty(rows.N, H) for _ in program.parts] if adjoint else []
-        threads = threads_for(rows.N * H * (H * len(program.products) + 32))
+        threads = self._threads(rows, H, 0)
         words = self._pack_backward(
             *rows.words(),
             H,
             reverse,
             threads,
-            program.inputs * H,
             parallel() if threads > 1 else 0,
             _at(u),
             _at(weight),
@@ -144,6 +156,41 @@ class Kernel:
         _call(self._backward, words)
         return slots, begun, whole
 
+    def gradients(self, slots: Tensor, asked: Asked) -> None:
+        """Fill in the sums that were asked for, from the slots (N, slots·H)."""
+        wide = slots.shape[1]
+        H, work = wide // len(self.plan.slots), 0
+        jobs: list[int] = []
+        for sum_ in asked.sums:
+            K = 0 if sum_.out is None else sum_.out.shape[1]
+            work += slots.shape[0] * sum_.slots * H * (K + 1)
+            first, second = (*sum_.pieces, (0, 0, sum_.pieces[0][2]))[:2]
+            jobs += (
+                sum_.slot * H,
+                sum_.slots * H,
+                K,
+                _at(sum_.out),
+                0 if asked.totals is None or not sum_.totals else asked.totals[sum_.slot :].data_ptr(),
+                first[0],
+                second[0],
+                first[1],
+                second[1],
+                first[2].data_ptr(),
+                second[2].data_ptr(),
+                first[2].stride(0),
+                second[2].stride(0),
+            )
+        if not jobs:
+            return
+        threads = threads_for(work)
+        words = pack("5q", wide, threads, len(asked.sums), parallel() if threads > 1 else 0, slots.data_ptr())
+        _call(self._gradients, words, pack(f"{len(jobs)}q", *jobs))
+        for target, more in asked.again:
+            target += more
+
+    def _threads(self, rows: Rows, H: int, I: int) -> int:  # noqa: E741
+        return threads_for(rows.N * H * (H * len(self.program.products) + I * self.program.inputs + 32))
+
 
 def _at(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
@@ -153,8 +200,8 @@ def _several(tensors: Sequence[Tensor], room: int) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors] + [0] * (room - len(tensors))
 
 
-def _call(function: Callable[[bytes], int], words: bytes) -> None:
-    if function(words):
+def _call(function: Callable[..., int], *words: bytes) -> None:
+    if function(*words):
         raise EngineError("there is not enough memory for the kernel's working space; use fewer sequences at a time.")
 
 

@@ -65,6 +65,11 @@ class Plan:
         return tuple(found)
 
     @cached_property
+    def blocks(self) -> int:
+        """How many blocks of weight_hh have a gradient."""
+        return len({block for run in self.weight_runs for block in range(run.block, run.block + run.count)})
+
+    @cached_property
     def bias_runs(self) -> tuple[Run, ...]:
         """What dL/d bias_hh is made of."""
         biased = [j for j, p in enumerate(self.program.products) if p.bias is not None and self.of_product[j] >= 0]

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from throughtime.errors import CellError
+
 
 class Rows(NamedTuple):
     """How sequences lie in packed rows: row t·B + b, or where `batch_sizes` end sequences early, longest first."""
@@ -27,8 +29,13 @@ class Rows(NamedTuple):
 
     @classmethod
     def packed(cls, batch_sizes: Tensor, B: int) -> Rows:
-        """As torch's PackedSequence has them."""
-        sizes = batch_sizes.contiguous()
+        """As torch's PackedSequence has them. Raises CellError for sizes that no such sequence has."""
+        sizes = batch_sizes.to(torch.int64).contiguous()
+        if not len(sizes) or bool((sizes[1:] > sizes[:-1]).any()) or not 0 <= int(sizes[-1]) <= int(sizes[0]) <= B:
+            raise CellError(
+                f"batch_sizes must fall from at most {B} sequences to no less than 0, as pack_padded_sequence makes "
+                f"them; got {sizes.tolist()[:10]}"
+            )
         total = int(sizes.sum())
         return cls(len(sizes), B, total, sizes, (sizes.cumsum(0) - sizes).contiguous())
 
@@ -45,13 +52,13 @@ class Rows(NamedTuple):
         start = int(self.first[t])
         return slice(start, start + int(self.batch_sizes[t]))
 
-    def before(self, states: Tensor, initial: Tensor, *, reverse: bool) -> list[tuple[slice, Tensor]]:
-        """A part of the state before each step, from those after each: rows (n, H), and which rows they precede."""
+    def before(self, states: Tensor, initial: Tensor, *, reverse: bool) -> tuple[tuple[int, int, Tensor], ...]:
+        """A part of the state before each step, from those after it: the first row, how many, and these rows (n, H)."""
         if self.batch_sizes is None or self.first is None:
             inner = self.N - self.B
             if reverse:
-                return [(slice(inner, self.N), initial), (slice(0, inner), states[self.B :])]
-            return [(slice(0, self.B), initial), (slice(self.B, self.N), states[:inner])]
+                return (inner, self.B, initial), (0, inner, states[self.B :])
+            return (0, self.B, initial), (self.B, inner, states)
         t = torch.repeat_interleave(torch.arange(self.T), self.batch_sizes)
         b = torch.arange(self.N) - self.first[t]
         other = t + 1 if reverse else t - 1
@@ -59,4 +66,4 @@ class Rows(NamedTuple):
         other = other.clamp(0, self.T - 1)
         there &= b < self.batch_sizes[other]
         rows = torch.where(there, self.first[other] + b, self.N + b)
-        return [(slice(0, self.N), torch.cat([states, initial]).index_select(0, rows.to(states.device)))]
+        return ((0, self.N, torch.cat([states, initial]).index_select(0, rows.to(states.device))),)

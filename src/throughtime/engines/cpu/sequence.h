@@ -82,19 +82,19 @@ struct Memory {
 
 static inline idx padded(idx H) { return (H + VL - 1) / VL * VL; }
 
-// Panels of weights for products of one input by `taps` blocks: [panel][k][tap][NU vectors], zero past H.
-// Rows of `weight` are the outputs (forward); blocks[tap] says which H of them.
-static void pack_rows(real* out, const real* weight, const idx* blocks, int taps, int nu, idx H) {
+// Panels of weights for products of one input of K numbers by `taps` blocks of H rows: [panel][k][tap][nu vectors],
+// zero past H.
+static void pack_rows(real* out, const real* weight, const idx* blocks, int taps, int nu, idx H, idx K) {
     const idx wide = (idx)nu * VL, each = taps * wide;
-    for (idx unit = 0; unit < H; unit += wide, out += H * each)
+    for (idx unit = 0; unit < H; unit += wide, out += K * each)
         for (int tap = 0; tap < taps; tap++)
             for (idx lane = 0; lane < wide; lane++) {
                 real* to = out + tap * wide + lane;
                 if (unit + lane < H) {
-                    const real* from = weight + (blocks[tap] * H + unit + lane) * H;
-                    for (idx k = 0; k < H; k++) to[k * each] = from[k];
+                    const real* from = weight + (blocks[tap] * H + unit + lane) * K;
+                    for (idx k = 0; k < K; k++) to[k * each] = from[k];
                 } else {
-                    for (idx k = 0; k < H; k++) to[k * each] = 0;
+                    for (idx k = 0; k < K; k++) to[k * each] = 0;
                 }
             }
 }
@@ -139,11 +139,12 @@ static void share_out(const Rows& rows, int threads, idx* bounds) {
 // What is asked of a run forward; all fields are eight bytes wide, in the order in which kernel.py fills them.
 struct Forward {
     Rows rows;
-    idx H, reverse, threads;
-    idx u_wide;                  // numbers from one row of u to the next
+    idx H, I, reverse, threads;
     idx keep;                    // bit p: the states of part p are wanted at every step, else only two steps are held
     void* parallel;              // GOMP_parallel, or null
-    const real *u, *weight, *bias;
+    const real *x, *weight_ih, *bias_ih;   // (N, I), (INPUTS·H, I); x null: u is given
+    real* u;                     // (N, INPUTS·H); null: it need not be kept
+    const real *weight, *bias;
     real* saved;                 // (N, SAVED·H), or null
     const real* vectors[VECTORS + 1];
     const real* initial[PARTS];  // (B, H)
@@ -156,7 +157,6 @@ struct Forward {
 struct Backward {
     Rows rows;
     idx H, reverse, threads;
-    idx u_wide;
     void* parallel;
     const real *u, *weight;
     const real* saved;
@@ -168,6 +168,22 @@ struct Backward {
     real* first[PARTS];          // dL/d initial, (B, H), or null
     real* adjoint[PARTS];        // all of dL/dz_t, (N, H), or null
     real* slots;                 // (N, SLOTS·H): dL/du, dL/d products, each sequence's share of dL/d vectors
+};
+
+// Gradients of weights, after a run back: out[m][k] = sum over rows of slots[row][slot + m] · b[row][k], and sums[m] the
+// sum of slots[row][slot + m] alone. The rows are in up to two pieces, as b may be put together of two tensors.
+struct Job {
+    idx slot, M, K;
+    real *out, *sums;            // (M, K), or null; (M), or null
+    idx first[2], rows[2];       // of the slots
+    const real* b[2];
+    idx wide[2];                 // numbers from one row of b to the next
+};
+
+struct Gradients {
+    idx wide, threads, jobs;     // numbers from one row of the slots to the next
+    void* parallel;
+    const real* slots;
 };
 
 // One thread's rows lo..hi. What is given by row is asked for by the sequence's number b.
@@ -185,9 +201,11 @@ struct StepWalk : Walk {
     const real* const* biases;
     const real** past[PARTS];    // the state before the step, row by row
     real** next[PARTS];          // and after it
+    real** shares;               // the input's share, row by row
     explicit StepWalk(const Forward& call) : c(call) {}
     inline const real* before(int part, idx b) const { return past[part][b - lo]; }
     inline real* now(int part, idx b) const { return next[part][b - lo]; }
+    inline const real* share(idx b) const { return shares[b - lo]; }
     inline real* scratch(int at, idx b) const { return place(at, b); }
     inline real* given(int source, idx b) const { return place(STEP_SCRATCH + source, b); }
 };
@@ -198,6 +216,7 @@ struct BackWalk : Walk {
     const real** after;          // what was written down at the step after, row by row
     explicit BackWalk(const Backward& call) : c(call) {}
     inline const real* before(int part, idx b) const { return past[part][b - lo]; }
+    inline const real* share(idx b) const { return c.u + (row0 + b) * (INPUTS * c.H); }
     inline const real* later(idx b) const { return after[b - lo]; }
     inline real* written(idx b) const { return c.slots + (row0 + b) * (SLOTS * c.H); }
     inline real* slot(int at, idx b) const { return written(b) + at * c.H; }

@@ -98,13 +98,13 @@ def _forward(course: Course, inputs: Inputs, *, save: bool) -> tuple[tuple[Tenso
     keep = [course.inside or part == last or (save and read_back[part]) for part in range(last + 1)]
     walked = kernel.forward(
         course.rows,
-        inputs.x.contiguous(),
-        _contiguous(inputs.weight_ih),
-        _contiguous(inputs.bias_ih),
-        _contiguous(inputs.weight_hh),
-        _contiguous(inputs.bias_hh),
+        _plain(inputs.x),
+        _plain_if(inputs.weight_ih),
+        _plain_if(inputs.bias_ih),
+        _plain_if(inputs.weight_hh),
+        _plain_if(inputs.bias_hh),
         _vectors(course, inputs.others) if inputs.others else (),
-        [part.contiguous() for part in inputs.initial],
+        [_plain(part) for part in inputs.initial],
         reverse=course.reverse,
         keep=keep,
         gates=course.inside,
@@ -147,15 +147,15 @@ def _backward(
     parts, H = len(inputs.initial), inputs.initial[0].shape[1]
     shown = parts if course.inside else 1
     # The part that is put out is the last; where the inside was not asked for the others have no gradient of their own.
-    outer = [None] * (parts - shown) + [_contiguous(gradient) for gradient in gradients[:shown]]
-    last = [_contiguous(gradient) for gradient in gradients[shown : shown + parts]]
+    outer = [None] * (parts - shown) + [_plain_if(gradient) for gradient in gradients[:shown]]
+    last = [_plain_if(gradient) for gradient in gradients[shown : shown + parts]]
     *states, saved, u = held
-    initial = [part.contiguous() for part in inputs.initial]
+    initial = [_plain(part) for part in inputs.initial]
     vectors, free = _free_vectors(course, inputs.others) if inputs.others else ([], ())
     slots, first, _ = kernel.backward(
         rows,
         u,
-        _contiguous(inputs.weight_hh),
+        _plain_if(inputs.weight_hh),
         vectors,
         initial,
         states,
@@ -168,7 +168,7 @@ def _backward(
     asked = ask(
         plan,
         rows,
-        inputs.x.contiguous() if needed[1] else None,
+        _plain(inputs.x) if needed[1] else None,
         inputs.weight_hh if needed[3] else None,
         initial,
         states,
@@ -230,8 +230,13 @@ def _through_vectors(
     return [next(found) if tensor.requires_grad else None for tensor in free]
 
 
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
+def _plain(tensor: Tensor) -> Tensor:
+    """The numbers as they lie in memory: row by row, and none of them to be negated when it is read."""
+    return tensor.resolve_neg().contiguous()
+
+
+def _plain_if(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else _plain(tensor)
 
 
 def _by_steps(

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from throughtime.engines.cpu.gradients import Asked
 from throughtime.engines.cpu.kernel import Kernel, Walked
 from throughtime.engines.cpu.plan import plan
 from throughtime.engines.cpu.rows import Rows
@@ -36,7 +38,9 @@ class TritonKernel(Kernel):
     def forward(
         self,
         rows: Rows,
-        u: Tensor,
+        x: Tensor,
+        weight_ih: Tensor | None,
+        bias_ih: Tensor | None,
         weight: Tensor | None,
         bias: Tensor | None,
         vectors: Sequence[Tensor],
@@ -49,6 +53,7 @@ class TritonKernel(Kernel):
     ) -> Walked:
         """As on the processor, but that every part is kept."""
         program, (B, H), N = self.program, initial[0].shape, rows.N
+        u = x if weight_ih is None else F.linear(x, weight_ih, bias_ih)
         states = u.new_empty(len(initial), B + N, H)
         for part, start in zip(states, initial, strict=True):
             part[:B] = start
@@ -75,7 +80,7 @@ class TritonKernel(Kernel):
             SAVED=len(program.saved),
             REVERSE=reverse,
         )
-        return Walked([part[B:] for part in states], list(final), list(opened), saved)
+        return Walked(u, [part[B:] for part in states], list(final), list(opened), saved)
 
     def backward(
         self,
@@ -127,6 +132,20 @@ class TritonKernel(Kernel):
             REVERSE=reverse,
         )
         return slots, [start if wanted else None for start, wanted in zip(carry, first, strict=True)], list(whole)
+
+    def gradients(self, slots: Tensor, asked: Asked) -> None:
+        """As on the processor, by torch's products."""
+        H = slots.shape[1] // len(self.plan.slots)
+        for sum_ in asked.sums:
+            columns = slots[:, sum_.slot * H : (sum_.slot + sum_.slots) * H]
+            if sum_.out is not None:
+                sum_.out.zero_()
+                for first, count, b in sum_.pieces:
+                    sum_.out.addmm_(columns[first : first + count].T, b[:count])
+            if sum_.totals and asked.totals is not None:
+                asked.totals[sum_.slot : sum_.slot + sum_.slots] = columns.sum(0).view(-1, H)
+        for target, more in asked.again:
+            target += more
 
     def _launch(self, function: str, rows: Rows, u: Tensor, *tensors: Any, H: int, **constants: Any) -> None:
         """One program instance for each block of sequences, on u's device."""
