@@ -61,7 +61,8 @@ def ask(
         sums.append(Sum(0, count, d_ih, ((0, rows.N, x),), totals=totals))
         summed = count
     if weight_hh is not None:
-        d_hh = torch.empty_like(weight_hh) if plan.blocks * H == len(weight_hh) else torch.zeros_like(weight_hh)
+        make = like.new_empty if plan.blocks * H == len(weight_hh) else like.new_zeros
+        d_hh = make(weight_hh.shape)  # contiguous, also where the weight is not
         done: set[int] = set()
         for run in plan.weight_runs:
             out = d_hh[run.block * H : (run.block + run.count) * H]
@@ -82,7 +83,8 @@ def bias_gradient(plan: Plan, totals: Tensor, bias: Tensor) -> Tensor:
     H = totals.shape[1]
     if len(plan.bias_runs) == 1 and plan.bias_runs[0].count * H == len(bias):
         run = plan.bias_runs[0]
-        return totals[run.slot : run.slot + run.count].flatten()
+        # A copy: the gradient of bias_ih may be the same numbers, and .grad of each is changed in place by others.
+        return totals[run.slot : run.slot + run.count].clone().flatten()
     gradient = torch.zeros_like(bias)
     blocks = gradient.view(-1, H)
     for run in plan.bias_runs:
