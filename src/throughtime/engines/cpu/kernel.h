@@ -139,59 +139,87 @@ static void backward_thread(void* given, int thread) {
     if (w.hi > begun) Done::run(w, begun, w.hi, true);
 }
 
-// One thread's share of the gradients of weights: panels of columns of the slots, each for all K and all rows.
-// The rows are gone through a slice at a time, which is turned round once (b) or brought together (slots).
+// tile[r][N vectors] += sum over k of a[k][r] · w[k][N vectors], rows of a `wide` numbers apart.
+template <int R>
+static __attribute__((noinline)) void some_columns(real* tile, const real* a, idx wide, const real* w, idx K) {
+    V acc[R][MOST_VECTORS];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < MOST_VECTORS; v++) acc[r][v] = load(tile + r * PANEL + v * VL);
+    for (idx k = 0; k < K; k++, a += wide, w += PANEL) {
+        V x[R];
+        UNROLL for (int r = 0; r < R; r++) x[r] = splat(a[r]);
+        UNROLL for (int v = 0; v < MOST_VECTORS; v++) {
+            const V weights = load(w + v * VL);
+            UNROLL for (int r = 0; r < R; r++) add_product(acc[r][v], x[r], weights);
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int v = 0; v < MOST_VECTORS; v++) store(tile + r * PANEL + v * VL, acc[r][v]);
+}
+
+template <int R> static inline void columns_up_to(idx many, real* tile, const real* a, idx wide, const real* w, idx K) {
+    if constexpr (R > 0) {
+        if (many == R) some_columns<R>(tile, a, wide, w, K);
+        else columns_up_to<R - 1>(many, tile, a, wide, w, K);
+    }
+}
+
+constexpr idx FEW = 4;   // columns of b that are gone through one by one: fewer than a panel is worth
+
+// One thread's share of the gradients of weights: a range of the slots' columns, for all K and all rows. The rows are
+// gone through a slice at a time; of each slice both sides are first brought together in the nearest caches.
 static void gradient_thread(void* given, int thread) {
     Work& work = *(Work*)given;
     const Gradients& c = *(const Gradients*)work.call;
     const int threads = (int)c.threads;
-    const idx wide = c.wide;
     Flush flush;
     for (idx j = 0; j < c.jobs; j++) {
         const Job& job = work.jobs[j];
-        const idx panels = (job.M + PANEL - 1) / PANEL;
-        const idx low = panels * thread / threads, high = panels * (thread + 1) / threads;
-        const idx K = job.out ? job.K : 0;   // and one more for the sums: a number of b that is always 1
+        const idx vectors = (job.M + VL - 1) / VL;
+        const idx low = vectors * thread / threads * VL, high = least(vectors * (thread + 1) / threads * VL, job.M);
         if (low >= high) continue;
-        Memory sums(sizeof(real) * (high - low) * (K + 1) * PANEL), turned(sizeof(real) * (K + 1) * DEEP);
-        Memory slice(sizeof(real) * DEEP * PANEL);
-        if (!sums.at || !turned.at || !slice.at) { work.refused = true; return; }
-        real *b = (real*)turned.at, *w = (real*)slice.at;
-        for (idx n = 0; n < DEEP; n++) b[K * DEEP + n] = 1;
+        const idx M = high - low, wide = padded(M) + VL, K = job.out ? job.K : 0, few = K <= FEW ? K : 0;
+        const idx panels = few ? 0 : (K + PANEL - 1) / PANEL;
+        Memory sums(sizeof(real) * (panels * M * PANEL + (few + 1) * wide)), sides(sizeof(real) * DEEP * (wide + PANEL));
+        if (!sums.at || !sides.at) { work.refused = true; return; }
+        real *tiles = (real*)sums.at, *single = tiles + panels * M * PANEL;
+        real *a = (real*)sides.at, *w = a + DEEP * wide;
         for (int piece = 0; piece < 2; piece++)
             for (idx start = 0; start < job.rows[piece]; start += DEEP) {
                 const idx deep = least(DEEP, job.rows[piece] - start);
-                for (idx n = 0; n < deep; n++) {
-                    const real* from = job.b[piece] + (start + n) * job.wide[piece];
-                    for (idx k = 0; k < K; k++) b[k * DEEP + n] = from[k];
-                }
-                for (idx panel = low; panel < high; panel++) {
-                    const idx m = panel * PANEL;
-                    const real* from = c.slots + (job.first[piece] + start) * wide + job.slot + m;
-                    for (idx n = 0; n < deep; n++, from += wide) {
-                        const idx there = least(PANEL, job.M - m);
-                        if (there == PANEL)
-                            for (int v = 0; v < MOST_VECTORS; v++) store(w + n * PANEL + v * VL, load(from + v * VL));
-                        else
-                            memcpy(w + n * PANEL, from, sizeof(real) * there);
+                const real* slots = c.slots + (job.first[piece] + start) * c.wide + job.slot + low;
+                const real* b = job.b[piece] + start * job.wide[piece];
+                for (idx n = 0; n < deep; n++) memcpy(a + n * wide, slots + n * c.wide, sizeof(real) * M);
+                if (job.sums)
+                    for (idx n = 0; n < deep; n++)
+                        for (idx m = 0; m < M; m += VL)
+                            store(single + few * wide + m, load(single + few * wide + m) + load(a + n * wide + m));
+                for (idx k = 0; k < few; k++)
+                    for (idx n = 0; n < deep; n++) {
+                        const V x = splat(b[n * job.wide[piece] + k]);
+                        for (idx m = 0; m < M; m += VL)
+                            store(single + k * wide + m, load(single + k * wide + m) + x * load(a + n * wide + m));
                     }
-                    real* tile = (real*)sums.at + (panel - low) * (K + 1) * PANEL;
-                    for (idx k = 0; k <= K; k += BLOCK) {
-                        const idx many = least(BLOCK, K + 1 - k);
-                        const real* a[BLOCK];
-                        for (idx r = 0; r < many; r++) a[r] = b + (k + r) * DEEP;
-                        product<MOST_VECTORS>(many, tile + k * PANEL, a, w, deep);
+                for (idx panel = 0; panel < panels; panel++) {
+                    const idx there = least(PANEL, K - panel * PANEL);
+                    for (idx n = 0; n < deep; n++)
+                        memcpy(w + n * PANEL, b + n * job.wide[piece] + panel * PANEL, sizeof(real) * there);
+                    constexpr int MOST = TILE / MOST_VECTORS;
+                    idx blocks = (M + MOST - 1) / MOST;
+                    for (idx m = 0; blocks > 0; blocks--) {
+                        const idx some = (M - m + blocks - 1) / blocks;
+                        columns_up_to<MOST>(some, tiles + (panel * M + m) * PANEL, a + m, wide, w, deep);
+                        m += some;
                     }
                 }
             }
-        for (idx panel = low; panel < high; panel++) {
-            const real* tile = (const real*)sums.at + (panel - low) * (K + 1) * PANEL;
-            const idx m = panel * PANEL, there = least(PANEL, job.M - m);
-            for (idx lane = 0; lane < there; lane++)
-                for (idx k = 0; k < K; k++) job.out[(m + lane) * K + k] = tile[k * PANEL + lane];
-            if (job.sums)
-                for (idx lane = 0; lane < there; lane++) job.sums[m + lane] = tile[K * PANEL + lane];
+        for (idx m = 0; m < M; m++) {
+            for (idx panel = 0; panel < panels; panel++)
+                memcpy(job.out + (low + m) * K + panel * PANEL, tiles + (panel * M + m) * PANEL,
+                       sizeof(real) * least(PANEL, K - panel * PANEL));
+            for (idx k = 0; k < few; k++) job.out[(low + m) * K + k] = single[k * wide + m];
         }
+        if (job.sums) memcpy(job.sums + low, single + few * wide, sizeof(real) * M);
     }
 }
 
