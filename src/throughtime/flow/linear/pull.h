@@ -44,7 +44,7 @@ struct Call {
     const Stage *stage, *end;
     idx R, step, threads;
     void* parallel;
-    const real* rows;
+    const real* rows;  // may be `out`
     By rows_by;
     real* out;
     By out_by;
@@ -138,10 +138,9 @@ static void product(idx rows, const real* a, const real* w, idx K, real* to, idx
 struct Block {
     const Call& c;
     idx wide;
-    real *made, *inner, *given, *jacobian;  // products, what inner maps made, what products are given
+    real *sources, *made, *given, *jacobian;  // all sources side by side; products, and what they are given
     idx count;
     struct {
-        const real* rows;
         real *out, *norms;
         idx b;
     } at[BLOCK];
@@ -150,23 +149,22 @@ struct Block {
         count = last - first;
         for (idx i = 0, r = first % c.R, b = first / c.R; i < count; ++i) {
             const auto place = [&](const By& by) { return r * by.row + b * by.sequence; };
-            at[i] = {c.rows + place(c.rows_by), c.out + place(c.out_by), c.norms + place(c.norms_by), b};
+            at[i] = {c.out + place(c.out_by), c.norms + place(c.norms_by), b};
+            for (idx part = 0; part < c.P; ++part)
+                copy(source(part, i), c.rows + place(c.rows_by) + part * c.rows_by.part, c.H);
             if (++r == c.R) r = 0, ++b;
         }
     }
-    inline real* inside(idx source, idx i) const { return inner + ((source - c.P) * BLOCK + i) * wide; }
-    inline const real* source(idx which, idx i) const {
-        return which < c.P ? at[i].rows + which * c.rows_by.part : inside(which, i);
-    }
+    inline idx every() const { return (c.P + c.inner) * c.H; }
+    inline real* source(idx which, idx i) const { return sources + i * every() + which * c.H; }
 
     void run(const Stage& s, const real* jacobian) {
         const idx K = depth(c, s);
-        real* const to = s.target < c.P ? made : inside(s.target, 0);
-        for (idx i = 0; i < count; ++i) {
-            if (jacobian) {
-                for (idx slot = 0; slot < s.slots; ++slot) copy(given + i * K + slot * c.H, source(s.sources[slot], i), c.H);
-                continue;
-            }
+        const bool as_they_lie = jacobian && K == every();
+        for (idx i = 0; i < count && !as_they_lie; ++i) {
+            for (idx slot = 0; jacobian && slot < s.slots; ++slot)
+                copy(given + i * K + slot * c.H, source(s.sources[slot], i), c.H);
+            if (jacobian) continue;
             for (const Term* t = s.term; t < s.past; ++t) {
                 const real *g = source(t->source, i), *d = diagonal(c, *t, at[i].b);
                 real* const row = given + i * K + t->call * c.H;
@@ -177,9 +175,11 @@ struct Block {
                 });
             }
         }
-        if (K) product(count, given, jacobian ? jacobian : s.weights, K, to, wide);
-        if (s.target < c.P)
-            for (idx i = 0; i < count; ++i) finish(s, i);
+        if (K) product(count, as_they_lie ? sources : given, jacobian ? jacobian : s.weights, K, made, wide);
+        for (idx i = 0; i < count; ++i) {
+            if (s.target < c.P) finish(s, i);
+            else copy(source(s.target, i), made + i * wide, c.H);
+        }
     }
 
     // What has passed the maps goes to what came through them, the sum out, its norm with it.
@@ -219,18 +219,18 @@ static void some_items(void* work, int thread) {
         if (by_sequence(c, *s)) jacobians += K * wide;
     }
     void* memory = nullptr;
-    if (posix_memalign(&memory, 64, sizeof(real) * (BLOCK * (deepest + (c.inner + 1) * wide) + jacobians + 1))) {
+    if (posix_memalign(&memory, 64, sizeof(real) * (BLOCK * (deepest + wide + (c.P + c.inner) * c.H) + jacobians))) {
         ((Work*)work)->refused = true;
         return;
     }
-    real *made = (real*)memory, *inner = made + BLOCK * wide, *given = inner + c.inner * BLOCK * wide;
-    Block block{c, wide, made, inner, given, given + BLOCK * deepest, 0, {}};
+    real *made = (real*)memory, *given = made + BLOCK * wide, *jacobian = given + BLOCK * deepest;
+    Block block{c, wide, jacobian + jacobians, made, given, jacobian, 0, {}};
     idx now = -1;  // whose Jacobians were made
     for (idx first = low, last; first < high; first = last) {
         const idx b = first / c.R;
         last = least(first + BLOCK, jacobians ? least(high, (b + 1) * c.R) : high);
         block.take(first, last);
-        real* jacobian = block.jacobian;
+        jacobian = block.jacobian;
         for (const Stage* s = c.stage; s < c.end; ++s) {
             const bool apart = by_sequence(c, *s);
             if (apart && now != b) make(c, *s, b, jacobian);

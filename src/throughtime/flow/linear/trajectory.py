@@ -70,7 +70,7 @@ def follow(
     lengths: Tensor | None = None,
     parameters: Parameters | None = None,
 ) -> Trajectory:
-    """Run a cell over x (T, B, I) with the reference engine, without a gradient.
+    """Run a cell over x (T, B, I) with the fastest engine that serves, without a gradient.
 
     A module (`tt.RNN`, `tt.LSTM`, `tt.GRU`) of one layer and one direction stands for its cell and parameters; x is
     (T, B, I) whatever its `batch_first`.
@@ -96,7 +96,7 @@ def follow(
         raise FlowError(f"lengths must be {x.shape[1]} whole numbers in 1..{x.shape[0]}, got {steps.tolist()}.")
     with torch.no_grad():
         start = None if state is None else state.map(lambda part: part.detach())
-        run = unroll(cell, x.detach(), start, engine="reference", lengths=lengths, parameters=values)
+        run = unroll(cell, x.detach(), start, lengths=lengths, parameters=values)
     for part, values_of in run.states.items():
         finite = torch.isfinite(values_of).flatten(1).all(dim=1)
         if not bool(finite.all()):
