@@ -17,6 +17,7 @@ from tests.engines.cells import MADE
 from tests.laws.variants import VARIANTS
 from tests.tolerances import close
 from throughtime.cells import Cell, State
+from throughtime.cells.feedforward import FeedForward
 from throughtime.engines import Job, Unrolled, choose
 
 INPUTS = 3
@@ -75,6 +76,8 @@ def case(
             parameter.mul_(0.5)
     cell = cell.to(dtype)
     x = torch.randn(steps, batch, inputs, dtype=torch.float64).to(dtype)
+    if isinstance(cell, FeedForward):  # picks its layers one by one
+        x = torch.eye(inputs, dtype=dtype)[torch.randint(inputs, (steps, batch))]
     state = State(**{part: (torch.randn(batch, units, dtype=torch.float64) / 2).to(dtype) for part in cell.parts})
     return Case(cell, *_leaves(x, state), None if lengths is None else torch.tensor(lengths))
 

@@ -190,3 +190,12 @@ def test_a_start_that_is_given_is_left_alone() -> None:
             value.zero_()
     for part in given.cell.parts:
         assert torch.equal(given.state[part], before[part])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_tensors_of_their_own(kind: str) -> None:
+    """Clipping and a second backward pass change each parameter's .grad in place, and must not change another's."""
+    given = case(kind, *SMALL)
+    run(given, "cpu").output.sum().backward()
+    found = [leaf.grad.untyped_storage().data_ptr() for leaf in given.leaves.values() if leaf.grad is not None]
+    assert len(set(found)) == len(found)

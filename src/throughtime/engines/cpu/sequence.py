@@ -282,7 +282,7 @@ def _stepped(course: Course, inputs: Inputs) -> list[Tensor]:
             gates[g].append(value)
 
     def together(steps: list[Tensor]) -> Tensor:
-        return torch.cat(steps[::-1] if course.reverse else steps)
+        return torch.cat(steps[::-1] if course.reverse else steps) if steps else z[0][:0]
 
     shown = states if course.inside else states[-1:]
     seen = [together(steps) for steps in gates] if course.inside else []
