@@ -31,7 +31,7 @@ class Rows(NamedTuple):
     def packed(cls, batch_sizes: Tensor, B: int) -> Rows:
         """As torch's PackedSequence has them. Raises CellError for sizes that no such sequence has."""
         sizes = batch_sizes.to(torch.int64).contiguous()
-        if not len(sizes) or bool((sizes[1:] > sizes[:-1]).any()) or not 0 <= int(sizes[-1]) <= int(sizes[0]) <= B:
+        if len(sizes) and (bool((sizes[1:] > sizes[:-1]).any()) or not 0 <= int(sizes[-1]) <= int(sizes[0]) <= B):
             raise CellError(
                 f"batch_sizes must fall from at most {B} sequences to no less than 0, as pack_padded_sequence makes "
                 f"them; got {sizes.tolist()[:10]}"
