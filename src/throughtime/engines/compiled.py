@@ -5,7 +5,8 @@ Dimensions: T steps, B sequences, I inputs, H units, N packed rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,26 +25,45 @@ from throughtime.engines.trace import Traced, traced
 from throughtime.errors import CellError, EngineError
 
 DTYPES = (torch.float32, torch.float64)
-Ready = Callable[[Cell, torch.dtype], tuple[Traced, Kernel] | str]  # a cell's trace and kernel; or why there is none
 
 
-def kept(make: Callable[[Traced, Cell, torch.dtype], Kernel | str]) -> Ready:
-    """What traces a cell and makes its kernel (or says why not), once for each cell and dtype."""
-    made: WeakKeyDictionary[Cell, dict[torch.dtype, tuple[Traced, Kernel | str]]] = WeakKeyDictionary()
+class Ready(NamedTuple):
+    """A cell that can be run, and what its tensors must look like."""
 
-    def ready(cell: Cell, dtype: torch.dtype) -> tuple[Traced, Kernel] | str:
+    traced: Traced
+    kernel: Kernel
+    shapes: tuple[tuple[str, torch.Size], ...]  # of the parameters, by name
+
+
+class Kept:
+    """What traces cells and makes their kernels (or says why not), once for each cell and dtype."""
+
+    def __init__(self, make: Callable[[Traced, Cell, torch.dtype], Kernel | str]) -> None:
+        self._make = make
+        self._made: WeakKeyDictionary[Cell, dict[torch.dtype, tuple[Traced, Ready | str]]] = WeakKeyDictionary()
+
+    def ready(self, cell: Cell, dtype: torch.dtype) -> Ready | str:
+        """The cell made ready; or why it cannot be, in a sentence."""
         trace = traced(cell, dtype)
         if isinstance(trace, str):
             return trace
-        of_cell = made.get(cell)
-        before = None if of_cell is None else of_cell.get(dtype)
-        if before is None or before[0] is not trace:
-            before = trace, make(trace, cell, dtype)
-            made.setdefault(cell, {})[dtype] = before
-        found = before[1]
-        return found if isinstance(found, str) else before  # type: ignore[return-value]
+        of_cell = self._made.get(cell)
+        found = None if of_cell is None else of_cell.get(dtype)
+        if found is None or found[0] is not trace:
+            made = self._make(trace, cell, dtype)
+            shapes = tuple((name, torch.Size(shape)) for name, shape in cell.shapes().items())
+            found = trace, made if isinstance(made, str) else Ready(trace, made, shapes)
+            self._made.setdefault(cell, {})[dtype] = found
+        return found[1]
 
-    return ready
+    def held(self, cell: Cell, dtype: torch.dtype) -> Ready:
+        """As `ready` said a moment ago, when the engine was asked whether it serves."""
+        of_cell = self._made.get(cell)
+        found = None if of_cell is None else of_cell.get(dtype)
+        ready = self.ready(cell, dtype) if found is None else found[1]
+        if isinstance(ready, str):
+            raise EngineError(ready)
+        return ready
 
 
 def dtype_of(parameters: Parameters, x: Tensor) -> torch.dtype:
@@ -76,26 +96,26 @@ def _watched(*tensors: Tensor) -> bool:
     return bool(watching) or any(type(tensor) not in (Tensor, Parameter) for tensor in tensors)
 
 
-def run_job(job: Job, engine: str, ready: Ready) -> Unrolled:
+def run_job(job: Job, engine: str, kept: Kept) -> Unrolled:
     """Run one cell in one direction through its kernel."""
     cell, lengths, parameters = job.cell, job.lengths, job.parameters
-    names = _gates(cell, parameters, job.x, ready) if job.inside else ()
+    ready = kept.held(cell, dtype_of(parameters, job.x))
     parts = cell.parts if job.inside else cell.parts[-1:]
-    (T, B), H = job.x.shape[:2], cell.hidden_size
+    names = ready.traced.program.gates if job.inside else ()
+    T, B = job.x.shape[:2]
     ends = None if lengths is None else lengths.cpu()
+    initial = [job.state[part] for part in cell.parts]
     if ends is None or not len(ends) or int(ends.min()) == T:
-        done = _serve(cell, parameters, job.x.flatten(0, 1), job.state, Rows.whole(T, B), ready, inside=job.inside)
-        states = {part: made.view(T, B, H) for part, made in zip(parts, done.states, strict=True)}
-        gates = {gate: made.view(T, B, H) for gate, made in zip(names, done.gates, strict=True)}
-        final = State(**dict(zip(cell.parts, done.final, strict=True)))
-        return Unrolled(cell, states, gates, final, engine, job.state, lengths)
+        done = _serve(cell, ready, parameters, job.x, initial, Rows.whole(T, B), inside=job.inside)
+        states, gates = dict(zip(parts, done.states, strict=True)), dict(zip(names, done.gates, strict=True))
+        return Unrolled(cell, states, gates, _state(cell, done.final), engine, job.state, lengths)
     device = job.x.device
     order = torch.argsort(ends, descending=True, stable=True)
     packing = Packing.by_length(ends, order, T, device)
     sorted_by, back = order.to(device), torch.argsort(order)
-    start = job.state.map(lambda part: part.index_select(0, sorted_by))
+    initial = [part.index_select(0, sorted_by) for part in initial]
     rows = Rows.packed(packing.batch_sizes, B)
-    done = _serve(cell, parameters, packing.pack(job.x), start, rows, ready, inside=job.inside)
+    done = _serve(cell, ready, parameters, packing.pack(job.x), initial, rows, inside=job.inside)
     # Past its length a sequence shows its last step again; before there was one, its initial state.
     assert rows.first is not None
     t = torch.minimum(torch.arange(T).unsqueeze(1), ends - 1)
@@ -103,93 +123,76 @@ def run_job(job: Job, engine: str, ready: Ready) -> Unrolled:
     place, back = place.flatten().to(device), back.to(device)
 
     def shown(made: Tensor, before: Tensor) -> Tensor:
-        return torch.cat([made, before]).index_select(0, place).view(T, B, H)
+        return torch.cat([made, before]).index_select(0, place).view(T, B, -1)
 
-    none = torch.zeros_like(done.final[-1])
-    states = {part: shown(made, start[part]) for part, made in zip(parts, done.states, strict=True)}
-    gates = {gate: shown(made, none) for gate, made in zip(names, done.gates, strict=True)}
-    final = State(**{part: made.index_select(0, back) for part, made in zip(cell.parts, done.final, strict=True)})
+    before = initial if job.inside else initial[-1:]
+    states = {part: shown(*both) for part, *both in zip(parts, done.states, before, strict=True)}
+    gates = {gate: shown(made, torch.zeros_like(initial[-1])) for gate, made in zip(names, done.gates, strict=True)}
+    final = _state(cell, [made.index_select(0, back) for made in done.final])
     return Unrolled(cell, states, gates, final, engine, job.state, lengths)
 
 
-def _gates(cell: Cell, parameters: Parameters, x: Tensor, ready: Ready) -> tuple[str, ...]:
-    found = ready(cell, dtype_of(parameters, x))
-    return () if isinstance(found, str) else found[0].program.gates
-
-
-def run_stack(stack: Stack, engine: str, ready: Ready) -> Stacked:
+def run_stack(stack: Stack, engine: str, kept: Kept) -> Stacked:
     """The loop over layers and directions; packed sequences stay packed from the first to the last."""
     x, sizes, parts = stack.x, stack.batch_sizes, stack.cells[0].parts
     B = stack.state[parts[0]].shape[1]
-    if sizes is None:
-        rows = Rows.whole(x.shape[0], B)
-        x = x.flatten(0, 1)
-    else:
-        rows = Rows.packed(sizes, B)
+    rows = Rows.whole(x.shape[0], B) if sizes is None else Rows.packed(sizes, B)
+    alone = len(stack.parameters) == 1
     finals = []
     for layer, cell in enumerate(stack.cells):
         if layer > 0 and stack.dropout > 0:
-            x = _dropped(x, stack, rows)
+            x = F.dropout(x, stack.dropout, stack.training)
         outputs = []
         for direction in range(stack.directions):
             index = layer * stack.directions + direction
-            start = State(**{part: stack.state[part][index] for part in parts})
-            done = _serve(cell, stack.parameters[index], x, start, rows, ready, inside=False, reverse=direction == 1)
+            parameters = stack.parameters[index]
+            ready = kept.held(cell, dtype_of(parameters, x))
+            initial = [stack.state[part] if alone else stack.state[part][index] for part in parts]
+            done = _serve(cell, ready, parameters, x, initial, rows, inside=False, reverse=direction == 1)
             outputs.append(done.states[0])
             finals.append(done.final)
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-    final = (torch.stack(made) if len(made) > 1 else made[0].unsqueeze(0) for made in zip(*finals, strict=True))
-    output = x if sizes is not None else x.view(rows.T, B, x.shape[1])
-    return Stacked(output, State(**dict(zip(parts, final, strict=True))), engine)
+    final = finals[0] if alone else [torch.stack(made) for made in zip(*finals, strict=True)]
+    return Stacked(x, _state(stack.cells[0], final), engine)
 
 
-def _dropped(x: Tensor, stack: Stack, rows: Rows) -> Tensor:
-    shape = x.shape if stack.batch_sizes is not None else (rows.T, rows.B, x.shape[-1])
-    return F.dropout(x.view(shape), stack.dropout, stack.training).view(x.shape)
+def _state(cell: Cell, parts: Sequence[Tensor]) -> State:
+    return State(**dict(zip(cell.parts, parts, strict=True)))
 
 
 def _serve(
     cell: Cell,
+    ready: Ready,
     parameters: Parameters,
     x: Tensor,
-    state: State,
+    initial: list[Tensor],
     rows: Rows,
-    ready: Ready,
     *,
     inside: bool,
     reverse: bool = False,
 ) -> Done:
-    """Run rows x (N, I) of a cell."""
-    found = ready(cell, dtype_of(parameters, x))
-    if isinstance(found, str):
-        raise EngineError(found)
-    course = Course(found[1], found[0], cell, parameters, rows, reverse, inside)
-    initial = [state[part] for part in cell.parts]
+    """Run x (T, B, I), or packed (N, I); what is put out has x's leading dimensions, and `initial`'s shape."""
+    course = Course(ready.kernel, ready.traced, cell, parameters, rows, reverse, inside)
     if not torch._C._is_any_autocast_enabled():
-        return _run(course, x, initial)
+        return _run(course, ready, x, initial)
     with torch.autocast(x.device.type, enabled=False):
-        dtype = found[0].dtype
-        return _run(course, x.to(dtype), [part.to(dtype) for part in initial])
+        dtype = ready.traced.dtype
+        return _run(course, ready, x.to(dtype), [part.to(dtype) for part in initial])
 
 
-def _check(course: Course, x: Tensor, initial: list[Tensor]) -> None:
-    """Kernels take memory for what these shapes say is there, so refuse what does not fit."""
-    cell, rows, dtype, device = course.cell, course.rows, course.traced.dtype, x.device
-    shapes: dict[str, tuple[int, ...]] = {**cell.shapes(), "x": (rows.N, cell.input_size)}
-    given = {**course.parameters, "x": x}
-    for part, tensor in zip(cell.parts, initial, strict=True):
-        shapes[part], given[part] = (rows.B, cell.hidden_size), tensor
-    for name, tensor in given.items():
-        if tensor.shape != shapes.get(name, tensor.shape) or tensor.dtype != dtype or tensor.device != device:
-            raise CellError(
-                f"{name} is {tuple(tensor.shape)} {tensor.dtype} on {tensor.device}; this cell and the other tensors "
-                f"want {shapes.get(name, tuple(tensor.shape))} {dtype} on {device}: give it so, or convert it"
-            )
-
-
-def _run(course: Course, x: Tensor, initial: list[Tensor]) -> Done:
-    _check(course, x, initial)
-    cell = course.cell
+def _run(course: Course, ready: Ready, x: Tensor, initial: list[Tensor]) -> Done:
+    cell, rows = course.cell, course.rows
+    dtype, device, H = ready.traced.dtype, x.device, cell.hidden_size
+    # Kernels take memory for what these shapes say is there, so what does not fit is refused.
+    if x.shape[-1] != cell.input_size or x.numel() != rows.N * cell.input_size or x.dtype is not dtype:
+        raise _unfit("x", x, (rows.N, cell.input_size), dtype, device)
+    for part in initial:
+        if part.shape[-1] != H or part.numel() != rows.B * H or part.dtype is not dtype or part.device != device:
+            raise _unfit("a part of the state", part, (rows.B, H), dtype, device)
+    for name, shape in ready.shapes:
+        value = course.parameters[name]
+        if value.shape != shape or value.dtype is not dtype or value.device != device:
+            raise _unfit(name, value, shape, dtype, device)
     if type(cell).share is Cell.share:
         return run(course, x, initial, shared=False)
     share = cell.share(x, course.parameters)
@@ -197,9 +200,16 @@ def _run(course: Course, x: Tensor, initial: list[Tensor]) -> Done:
     # A block that is not given is not used by the step either; it only keeps its place.
     blocks = [share[block] if block in share else torch.zeros_like(some) for block in cell.inputs]
     u = torch.cat(blocks, dim=-1)
-    if u.shape != (course.rows.N, len(cell.inputs) * cell.hidden_size) or u.dtype != course.traced.dtype:
+    if u.shape != (*x.shape[:-1], len(cell.inputs) * H) or u.dtype is not dtype:
         raise EngineError(
             f"the share of {cell.title} makes {tuple(u.shape)} {u.dtype} here, other than where it was looked at: its "
             'shape must not hang on the batch. Use engine="reference".'
         )
     return run(course, u, initial, shared=True)
+
+
+def _unfit(name: str, given: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> CellError:
+    return CellError(
+        f"{name} is {tuple(given.shape)} {given.dtype} on {given.device}; this cell and the other tensors want "
+        f"{tuple(shape)} {dtype} on {device}: give it so, or convert it"
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters
-from throughtime.engines.compiled import dtype_of, kept, run_job, run_stack, why_not
+from throughtime.engines.compiled import Kept, dtype_of, run_job, run_stack, why_not
 from throughtime.engines.cpu import library
 from throughtime.engines.cpu.kernel import Kernel, kernel
 from throughtime.engines.seam import Engine, Job, Stack, Stacked, StackEngine, Unrolled
@@ -28,7 +28,7 @@ class Cpu(Engine):
 
     def run(self, job: Job) -> Unrolled:
         """Compile the cell's kernel, unless that was done before, and run it."""
-        return run_job(job, self.name, _ready)
+        return run_job(job, self.name, _kept)
 
 
 class CpuStack(StackEngine):
@@ -47,7 +47,7 @@ class CpuStack(StackEngine):
 
     def run(self, stack: Stack) -> Stacked:
         """The loop over layers and directions."""
-        return run_stack(stack, self.name, _ready)
+        return run_stack(stack, self.name, _kept)
 
 
 def _why_not(cell: Cell, parameters: Parameters, x: Tensor, batch: int, damping: float | None) -> str | None:
@@ -55,7 +55,7 @@ def _why_not(cell: Cell, parameters: Parameters, x: Tensor, batch: int, damping:
         return f"compiled kernels run on the processor, and x is on {x.device}."
     reason = why_not(parameters, x, batch, damping)
     if reason is None:
-        found = _ready(cell, dtype_of(parameters, x))
+        found = _kept.ready(cell, dtype_of(parameters, x))
         reason = found if isinstance(found, str) else None
     return reason
 
@@ -71,7 +71,7 @@ def _compiled(trace: Traced, cell: Cell, dtype: torch.dtype) -> Kernel | str:
     return reason
 
 
-_ready = kept(_compiled)
+_kept = Kept(_compiled)
 _noticed = False
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from throughtime.engines.cpu.plan import Plan
 from throughtime.engines.cpu.rows import Rows
 
-Piece = tuple[int, int, Tensor]  # the first row of the slots, how many, and what they are multiplied by: (rows, K)
+Piece = tuple[int, int, Tensor]  # the first row of the slots, how many, and what they are multiplied by: (…, K)
 
 
 class Sum(NamedTuple):
@@ -49,15 +49,15 @@ def ask(
     reverse: bool,
     totals: bool,
 ) -> Asked:
-    """Which sums the gradients are: of weight_ih if x (N, I) is given, of a weight_hh, and of each slot alone."""
-    like, H = initial[0], initial[0].shape[1]
+    """Which sums the gradients are: of weight_ih if x (…, I) is given, of a weight_hh, and of each slot alone."""
+    like, H = initial[0], initial[0].shape[-1]
     sums: list[Sum] = []
     again: list[tuple[Tensor, Tensor]] = []
     summed = 0  # slots below have their totals
     d_ih = d_hh = None
     if x is not None:
         count = plan.program.inputs
-        d_ih = like.new_empty(count * H, x.shape[1])
+        d_ih = like.new_empty(count * H, x.shape[-1])
         sums.append(Sum(0, count, d_ih, ((0, rows.N, x),), totals=totals))
         summed = count
     if weight_hh is not None:
@@ -102,7 +102,7 @@ def _given(
     reverse: bool,
 ) -> tuple[Piece, ...]:
     """What products with one input were given at every step."""
-    program, H = plan.program, initial[0].shape[1]
+    program, H = plan.program, initial[0].shape[-1]
     node = program.nodes[source]
     if node.op == "read":
         part = int(node.at)

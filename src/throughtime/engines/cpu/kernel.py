@@ -29,9 +29,9 @@ class Walked(NamedTuple):
 
     u: Tensor | None  # (N, blocks·H) the input's share, if a run back reads it
 
-    states: list[Tensor]  # (N, H) for each part; (2·B, H) of one that was not to be kept
-    final: list[Tensor]  # (B, H) for each part
-    gates: list[Tensor]  # (N, H) each, if they were asked for
+    states: list[Tensor]  # (…, H) as x for each part; (2·B, H) of one that was not to be kept
+    final: list[Tensor]  # as the initial state
+    gates: list[Tensor]  # (…, H) as x each, if they were asked for
     saved: Tensor | None  # (N, saved·H)
 
 
@@ -69,25 +69,26 @@ class Kernel:
         gates: bool,
         save: bool,
     ) -> Walked:
-        """Run rows x (N, I) from the initial state, each part (B, H); all tensors are contiguous.
+        """Run rows x (T, B, I) or (N, I) from the initial state, each part (B, H) or (1, B, H); all are contiguous.
 
-        Where there is no `weight_ih`, x is the input's share itself, (N, blocks·H). `keep` says for each part whether
+        Where there is no `weight_ih`, x is the input's share itself, (…, blocks·H). `keep` says for each part whether
         its state is wanted at every step, `save` whether a run back follows.
         """
-        program, (B, H), N = self.program, initial[0].shape, rows.N
-        states = [x.new_empty(N if kept else 2 * B, H) for kept in keep]
-        final = [x.new_empty(B, H) for _ in initial]
-        opened = [x.new_empty(N, H) for _ in program.gates] if gates else []
+        program, N, (*steps, I), H = self.program, rows.N, x.shape, initial[0].shape[-1]  # noqa: E741
+        shape = (*steps, H)
+        states = [x.new_empty(shape if kept else (2 * rows.B, H)) for kept in keep]
+        final = [x.new_empty(part.shape) for part in initial]
+        opened = [x.new_empty(shape) for _ in program.gates] if gates else []
         saved = x.new_empty(N, len(program.saved) * H) if save and program.saved else None
         u = x if weight_ih is None else x.new_empty(N, program.inputs * H) if save and self.plan.reads_u else None
-        threads = self._threads(rows, H, x.shape[1])
+        threads = self._threads(rows, H, I)
         kept = 0
         for part, wanted in enumerate(keep):
             kept |= wanted << part
         words = self._pack_forward(
             *rows.words(),
             H,
-            x.shape[1],
+            I,
             reverse,
             threads,
             kept,
@@ -127,12 +128,12 @@ class Kernel:
         """Carry the gradient back through what `forward` ran, from dL/dz_t `outer` (N, H) and dL/d final `last` (B, H).
 
         `u`, a part's `states` and `saved` are given where the plan reads them on the way back. Returns the slots of
-        the plan (N, slots·H); dL/d initial, (B, H) for each part for which `first` asks; and, if the adjoint is asked
-        for, all of dL/dz_t for each part (N, H).
+        the plan (N, slots·H); dL/d initial, as it is, for each part for which `first` asks; and, if the adjoint is
+        asked for, all of dL/dz_t for each part (N, H).
         """
-        program, (B, H), like = self.program, initial[0].shape, initial[0]
+        program, like, H = self.program, initial[0], initial[0].shape[-1]
         slots = like.new_empty(rows.N, len(self.plan.slots) * H)
-        begun = [like.new_empty(B, H) if wanted else None for wanted in first]
+        begun = [like.new_empty(like.shape) if wanted else None for wanted in first]
         whole = [like.new_empty(rows.N, H) for _ in program.parts] if adjoint else []
         threads = self._threads(rows, H, 0)
         words = self._pack_backward(
@@ -177,8 +178,8 @@ class Kernel:
                 second[1],
                 first[2].data_ptr(),
                 second[2].data_ptr(),
-                first[2].stride(0),
-                second[2].stride(0),
+                first[2].stride(-2),
+                second[2].stride(-2),
             )
         if not jobs:
             return

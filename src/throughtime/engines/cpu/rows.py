@@ -53,11 +53,11 @@ class Rows(NamedTuple):
         return slice(start, start + int(self.batch_sizes[t]))
 
     def before(self, states: Tensor, initial: Tensor, *, reverse: bool) -> tuple[tuple[int, int, Tensor], ...]:
-        """A part of the state before each step, from those after it: the first row, how many, and these rows (n, H)."""
+        """A part of the state before each step, from those after it: the first row, how many, and these (…, H)."""
         if self.batch_sizes is None or self.first is None:
             inner = self.N - self.B
             if reverse:
-                return (inner, self.B, initial), (0, inner, states[self.B :])
+                return (inner, self.B, initial), (0, inner, states.view(self.N, -1)[self.B :])
             return (0, self.B, initial), (self.B, inner, states)
         t = torch.repeat_interleave(torch.arange(self.T), self.batch_sizes)
         b = torch.arange(self.N) - self.first[t]
@@ -66,4 +66,4 @@ class Rows(NamedTuple):
         other = other.clamp(0, self.T - 1)
         there &= b < self.batch_sizes[other]
         rows = torch.where(there, self.first[other] + b, self.N + b)
-        return ((0, self.N, torch.cat([states, initial]).index_select(0, rows.to(states.device))),)
+        return ((0, self.N, torch.cat([states, initial.flatten(0, -2)]).index_select(0, rows.to(states.device))),)

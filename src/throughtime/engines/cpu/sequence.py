@@ -37,20 +37,20 @@ class Course(NamedTuple):
 class Done(NamedTuple):
     """What it came to."""
 
-    states: Sequence[Tensor]  # (N, H) a part; of the output alone if the inside was not asked for
-    final: Sequence[Tensor]  # (B, H) a part
-    gates: Sequence[Tensor]  # (N, H) each; none if the inside was not asked for
+    states: Sequence[Tensor]  # (T, B, H) or (N, H), as x, a part; of the output alone if the inside was not asked for
+    final: Sequence[Tensor]  # as the initial state, a part
+    gates: Sequence[Tensor]  # as the states, each; none if the inside was not asked for
 
 
 class Inputs(NamedTuple):
     """All tensors that a course is differentiated by, in the order in which autograd sees them."""
 
-    x: Tensor  # (N, I); where there is no weight_ih: the input's share itself, (N, blocks·H)
+    x: Tensor  # (T, B, I) or (N, I); where there is no weight_ih: the input's share itself, (…, blocks·H)
     weight_ih: Tensor | None
     bias_ih: Tensor | None
     weight_hh: Tensor | None
     bias_hh: Tensor | None
-    initial: tuple[Tensor, ...]  # (B, H) a part
+    initial: tuple[Tensor, ...]  # (B, H) or (1, B, H) a part
     others: tuple[Tensor, ...]  # all parameters once more, where vectors hang on some
 
     @classmethod
@@ -63,11 +63,12 @@ class Inputs(NamedTuple):
 
     def share(self) -> Tensor:
         """The input's share of each pre-activation, (N, blocks·H)."""
-        return self.x if self.weight_ih is None else F.linear(self.x, self.weight_ih, self.bias_ih)
+        u = self.x if self.weight_ih is None else F.linear(self.x, self.weight_ih, self.bias_ih)
+        return u.flatten(0, -2)
 
 
 def run(course: Course, x: Tensor, initial: Sequence[Tensor], *, shared: bool) -> Done:
-    """Run x (N, I), or where `shared` the input's share (N, blocks·H), from `initial`.
+    """Run x (T, B, I) or (N, I), or where `shared` the input's share (…, blocks·H), from `initial`.
 
     Differentiable in x, the state and the parameters.
     """
@@ -144,7 +145,7 @@ def _backward(
     course: Course, inputs: Inputs, held: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
     kernel, rows, plan = course.kernel, course.rows, course.kernel.plan
-    parts, H = len(inputs.initial), inputs.initial[0].shape[1]
+    parts, H = len(inputs.initial), inputs.initial[0].shape[-1]
     shown = parts if course.inside else 1
     # The part that is put out is the last; where the inside was not asked for the others have no gradient of their own.
     outer = [None] * (parts - shown) + [_plain_if(gradient) for gradient in gradients[:shown]]
@@ -189,7 +190,8 @@ def _backward(
     ]
     if needed[0]:
         d_u = slots[:, : plan.program.inputs * H]
-        found[0] = d_u if inputs.weight_ih is None else torch.mm(d_u, inputs.weight_ih)
+        d_x = d_u if inputs.weight_ih is None else torch.mm(d_u, inputs.weight_ih)
+        found[0] = d_x.view(inputs.x.shape)
     if totals is not None:
         if needed[2]:
             found[2] = totals[: plan.program.inputs].flatten()
@@ -267,7 +269,7 @@ def _stepped(course: Course, inputs: Inputs) -> list[Tensor]:
     bound = {"weight_hh": inputs.weight_hh, "bias_hh": inputs.bias_hh}
     W = cell.weights(given | {name: value for name, value in bound.items() if value is not None})
     blocks = inputs.share().chunk(len(cell.inputs), dim=-1)
-    z = list(inputs.initial)
+    z = [part.flatten(0, -2) for part in inputs.initial]
     states: list[list[Tensor]] = [[] for _ in cell.parts]
     gates: list[list[Tensor]] = [[] for _ in course.traced.program.gates]
     for n in range(rows.T):
@@ -286,4 +288,5 @@ def _stepped(course: Course, inputs: Inputs) -> list[Tensor]:
 
     shown = states if course.inside else states[-1:]
     seen = [together(steps) for steps in gates] if course.inside else []
-    return [*(together(steps) for steps in shown), *z, *seen]
+    final = [part.view_as(start) for part, start in zip(z, inputs.initial, strict=True)]
+    return [*(together(steps) for steps in shown), *final, *seen]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters
-from throughtime.engines.compiled import dtype_of, kept, run_job, run_stack, why_not
+from throughtime.engines.compiled import Kept, dtype_of, run_job, run_stack, why_not
 from throughtime.engines.cpu.kernel import Kernel
 from throughtime.engines.seam import Engine, Job, Stack, Stacked, StackEngine, Unrolled
 from throughtime.engines.triton.kernel import TritonKernel
@@ -32,7 +32,7 @@ class Triton(Engine):
 
     def run(self, job: Job) -> Unrolled:
         """Run the cell's kernel; Triton compiles it at the first call, for seconds, and keeps it in its own cache."""
-        return run_job(job, self.name, _ready)
+        return run_job(job, self.name, _kept)
 
 
 class TritonStack(StackEngine):
@@ -51,7 +51,7 @@ class TritonStack(StackEngine):
 
     def run(self, stack: Stack) -> Stacked:
         """The loop over layers and directions."""
-        return run_stack(stack, self.name, _ready)
+        return run_stack(stack, self.name, _kept)
 
 
 def _why_not(cell: Cell, parameters: Parameters, x: Tensor, batch: int, damping: float | None) -> str | None:
@@ -59,13 +59,12 @@ def _why_not(cell: Cell, parameters: Parameters, x: Tensor, batch: int, damping:
     if reason is not None:
         return reason
     dtype = dtype_of(parameters, x)
-    found = _ready(cell, dtype)
+    found = _kept.ready(cell, dtype)
     if isinstance(found, str):
         return found
-    trace, kernel = found
-    if len(trace.program.products) * cell.hidden_size**2 > MOST_WEIGHTS:
+    if len(found.traced.program.products) * cell.hidden_size**2 > MOST_WEIGHTS:
         return f"products of {cell.hidden_size} units are too large for one program instance; torch's own are faster."
-    return _complaint(cell, kernel, dtype, x.device) if x.is_cuda else None
+    return _complaint(cell, found.kernel, dtype, x.device) if x.is_cuda else None
 
 
 OLDEST = (8, 0)  # compute capability of the oldest GPUs that Triton supports
@@ -92,7 +91,7 @@ def _installed() -> bool:
     return True
 
 
-_ready = kept(lambda trace, cell, dtype: TritonKernel(trace.program))
+_kept = Kept(lambda trace, cell, dtype: TritonKernel(trace.program))
 _TRIED: WeakKeyDictionary[Kernel, dict[torch.device, str | None]] = WeakKeyDictionary()
 
 
@@ -100,5 +99,5 @@ def _complaint(cell: Cell, kernel: Kernel, dtype: torch.dtype, device: torch.dev
     """The trial's, held for as long as the kernel is the cell's."""
     held = _TRIED.setdefault(kernel, {})
     if device not in held:
-        held[device] = complaint(cell, dtype, device, lambda job: run_job(job, Triton.name, _ready))
+        held[device] = complaint(cell, dtype, device, lambda job: run_job(job, Triton.name, _kept))
     return held[device]

@@ -52,8 +52,8 @@ class TritonKernel(Kernel):
         save: bool,
     ) -> Walked:
         """As on the processor, but that every part is kept."""
-        program, (B, H), N = self.program, initial[0].shape, rows.N
-        u = x if weight_ih is None else F.linear(x, weight_ih, bias_ih)
+        program, B, N, H = self.program, rows.B, rows.N, initial[0].shape[-1]
+        u = (x if weight_ih is None else F.linear(x, weight_ih, bias_ih)).flatten(0, -2)
         states = u.new_empty(len(initial), B + N, H)
         for part, start in zip(states, initial, strict=True):
             part[:B] = start
@@ -80,7 +80,14 @@ class TritonKernel(Kernel):
             SAVED=len(program.saved),
             REVERSE=reverse,
         )
-        return Walked(u, [part[B:] for part in states], list(final), list(opened), saved)
+        shape = (*x.shape[:-1], H)
+        return Walked(
+            u,
+            [part[B:].view(shape) for part in states],
+            [part.view_as(start) for part, start in zip(final, initial, strict=True)],
+            [gate.view(shape) for gate in opened],
+            saved,
+        )
 
     def backward(
         self,
@@ -99,7 +106,7 @@ class TritonKernel(Kernel):
         adjoint: bool = False,
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
         """As on the processor."""
-        program, (B, H) = self.program, initial[0].shape
+        program, B, H = self.program, rows.B, initial[0].shape[-1]
         # What the plan does not read may be absent; a tensor of the right kind stands in its place.
         u = initial[0] if u is None else u
         states = [initial[part] if state is None else state for part, state in enumerate(states)]
@@ -141,7 +148,7 @@ class TritonKernel(Kernel):
             if sum_.out is not None:
                 sum_.out.zero_()
                 for first, count, b in sum_.pieces:
-                    sum_.out.addmm_(columns[first : first + count].T, b[:count])
+                    sum_.out.addmm_(columns[first : first + count].T, b.flatten(0, -2)[:count])
             if sum_.totals and asked.totals is not None:
                 asked.totals[sum_.slot : sum_.slot + sum_.slots] = columns.sum(0).view(-1, H)
         for target, more in asked.again:
