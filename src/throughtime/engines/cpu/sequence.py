@@ -284,7 +284,8 @@ def _stepped(course: Course, inputs: Inputs) -> list[Tensor]:
             gates[g].append(value)
 
     def together(steps: list[Tensor]) -> Tensor:
-        return torch.cat(steps[::-1] if course.reverse else steps) if steps else z[0][:0]
+        rows = torch.cat(steps[::-1] if course.reverse else steps) if steps else z[0][:0]
+        return rows.view(*inputs.x.shape[:-1], rows.shape[-1])
 
     shown = states if course.inside else states[-1:]
     seen = [together(steps) for steps in gates] if course.inside else []
