@@ -120,14 +120,16 @@ def run_job(job: Job, engine: str, kept: Kept) -> Unrolled:
     assert rows.first is not None
     t = torch.minimum(torch.arange(T).unsqueeze(1), ends - 1)
     place = torch.where(t >= 0, rows.first[t.clamp(min=0)] + back, rows.N + back) if rows.N else rows.N + back + 0 * t
+    running = torch.arange(T).unsqueeze(1) < ends
+    shut = torch.where(running, place, rows.N).flatten().to(device)  # of gates there is nothing to show: 0
     place, back = place.flatten().to(device), back.to(device)
 
-    def shown(made: Tensor, before: Tensor) -> Tensor:
-        return torch.cat([made, before]).index_select(0, place).view(T, B, -1)
+    def shown(made: Tensor, before: Tensor, at: Tensor) -> Tensor:
+        return torch.cat([made, before]).index_select(0, at).view(T, B, -1)
 
-    before = initial if job.inside else initial[-1:]
-    states = {part: shown(*both) for part, *both in zip(parts, done.states, before, strict=True)}
-    gates = {gate: shown(made, torch.zeros_like(initial[-1])) for gate, made in zip(names, done.gates, strict=True)}
+    before, none = initial if job.inside else initial[-1:], torch.zeros_like(initial[-1][:1])
+    states = {part: shown(*both, place) for part, *both in zip(parts, done.states, before, strict=True)}
+    gates = {gate: shown(made, none, shut) for gate, made in zip(names, done.gates, strict=True)}
     final = _state(cell, [made.index_select(0, back) for made in done.final])
     return Unrolled(cell, states, gates, final, engine, job.state, lengths)
 

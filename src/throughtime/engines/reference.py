@@ -39,7 +39,7 @@ class Reference(Engine):
             for part in cell.parts:
                 states[part].append(state[part])
             for name, value in open_.items():
-                gates.setdefault(name, []).append(value)
+                gates.setdefault(name, []).append(hold(value, torch.zeros_like(value), t, job.lengths))
         keep = cell.parts if job.inside else cell.parts[-1:]
         return Unrolled(
             cell=cell,

@@ -38,7 +38,7 @@ class Job:
 class Unrolled:
     """A cell run over time.
 
-    Past a sequence's length its state stays as it was at its last step; `lengths` says where that is.
+    Past a sequence's length its state stays as it was at its last step, and gates are 0; `lengths` says where that is.
     """
 
     cell: Cell
