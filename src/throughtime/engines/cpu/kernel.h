@@ -3,6 +3,17 @@
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
+#if defined(__linux__)
+#include <sys/mman.h>
+// Memory that was just taken and is large: pages of 2 MiB, so that touching it first costs a few faults, not thousands.
+static void expect(const void* at, size_t bytes) {
+    const size_t page = 1 << 21, first = ((size_t)at + page - 1) / page * page, end = ((size_t)at + bytes) / page * page;
+    if (at && end > first) madvise((void*)first, end - first, MADV_HUGEPAGE);
+}
+#else
+static void expect(const void*, size_t) {}
+#endif
+
 struct Work {
     const void* call;
     const idx* bounds = nullptr;
@@ -235,7 +246,10 @@ template <class Call> static int run_all(const Call& c, Task task, Work& work) {
 
 EXPORTED int forward(const Forward* call) {
     const Forward& c = *call;
-    const idx H = c.H;
+    const idx H = c.H, N = c.rows.total();
+    expect(c.saved, sizeof(real) * N * SAVED * H);
+    for (int p = 0; p < PARTS; p++)
+        if (c.keep >> p & 1) expect(c.states[p], sizeof(real) * N * H);
     size_t size = 0, wide = 0;
     for (int d = 0; d < STEP_DOTS_COUNT; d++) {
         size += packed_size(H, H, STEP_DOTS[d].taps, STEP_DOTS[d].wide);
@@ -271,7 +285,8 @@ EXPORTED int forward(const Forward* call) {
 
 EXPORTED int backward(const Backward* call) {
     const Backward& c = *call;
-    const idx H = c.H;
+    const idx H = c.H, N = c.rows.total();
+    expect(c.slots, sizeof(real) * N * SLOTS * H);
     size_t size = 0;
     for (int d = 0; d < BACK_DOTS_COUNT; d++) size += packed_size(H, H * BACK_DOTS[d].count, 1, BACK_DOTS[d].wide);
     Memory packed(sizeof(real) * size);

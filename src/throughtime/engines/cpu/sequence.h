@@ -23,6 +23,7 @@ struct Rows {
     const idx *start, *count;   // null: all B sequences at every step
     inline idx first(idx t) const { return start ? start[t] : t * B; }
     inline idx running(idx t) const { return count ? count[t] : B; }
+    inline idx total() const { return count ? (T ? start[T - 1] + count[T - 1] : 0) : T * B; }
 };
 
 // One product: `N` vectors of accumulators for each row, from segments of columns of the rows of one buffer.
