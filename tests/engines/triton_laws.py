@@ -19,7 +19,7 @@ from tests.engines.cells import Levels
 from tests.engines.comparing import DTYPES, KINDS, Case, agrees, case, run
 from tests.tolerances import close
 from throughtime.cells import Cell, State
-from throughtime.engines.cpu.rows import Rows
+from throughtime.engines.compiled.rows import Rows
 from throughtime.engines.trace import traced
 from throughtime.engines.trace.program import MASKS, OPERATORS, Node, Program
 from throughtime.engines.triton import kernel as its_kernel

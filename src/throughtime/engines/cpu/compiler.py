@@ -23,7 +23,7 @@ TIMEOUT = 120.0  # seconds; a kernel takes about one, a machine with every core 
 
 # Nothing here changes what a NaN, an infinity or a denormal is: errno and the processor's exception flags are the
 # only things given up, and nobody reads those.
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
+FLAGS: tuple[str, ...] = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 
 _LINES = 8  # of the compiler's words, in an error
@@ -203,7 +203,7 @@ _TRAITS |= {"cpu implementer", "cpu architecture", "cpu variant", "cpu part", "c
 @functools.cache
 def _processor() -> str:
     """Which processor this is: a home folder may be shared by machines, or moved to another."""
-    lines = set()
+    lines: set[str] = set()
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             for line in file:

@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import torch
 
-from throughtime.engines.cpu.plan import Dot, Plan, Stage
+from throughtime.engines.compiled.plan import Dot, Plan, Stage
 from throughtime.engines.trace.program import MASKS, OPERATORS
 
 REALS = {torch.float32: "float", torch.float64: "double"}

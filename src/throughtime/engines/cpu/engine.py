@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters
-from throughtime.engines.compiled import Kept, dtype_of, run_job, run_stack, why_not
+from throughtime.engines.compiled.kernel import Kernel
+from throughtime.engines.compiled.serve import Kept, dtype_of, run_job, run_stack, why_not
 from throughtime.engines.cpu import library
-from throughtime.engines.cpu.kernel import Kernel, kernel
+from throughtime.engines.cpu.kernel import kernel
 from throughtime.engines.seam import Engine, Job, Stack, Stacked, StackEngine, Unrolled
 from throughtime.engines.trace import Traced
 from throughtime.errors import EngineError, EngineWarning

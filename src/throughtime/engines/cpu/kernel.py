@@ -9,33 +9,22 @@ import ctypes
 import threading
 from collections.abc import Callable, Sequence
 from struct import Struct, pack
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from throughtime.engines.compiled.gradients import Asked
+from throughtime.engines.compiled.kernel import Kernel, Walked
+from throughtime.engines.compiled.plan import Plan, plan
+from throughtime.engines.compiled.rows import Rows
 from throughtime.engines.cpu.emit import source
-from throughtime.engines.cpu.gradients import Asked
 from throughtime.engines.cpu.library import load
-from throughtime.engines.cpu.plan import Plan, plan
-from throughtime.engines.cpu.rows import Rows
 from throughtime.engines.cpu.threads import parallel, threads_for
 from throughtime.engines.trace.program import Program
 from throughtime.errors import EngineError
 
 
-class Walked(NamedTuple):
-    """What a run forward leaves."""
-
-    u: Tensor | None  # (N, blocks·H) the input's share, if a run back reads it
-
-    states: list[Tensor]  # (…, H) as x for each part; (2·B, H) of one that was not to be kept
-    final: list[Tensor]  # as the initial state
-    gates: list[Tensor]  # (…, H) as x each, if they were asked for
-    saved: Tensor | None  # (N, saved·H)
-
-
-class Kernel:
+class CpuKernel(Kernel):
     """The functions of one program in one dtype. Compiled, or found in the cache, when it is made.
 
     Raises EngineError if there is no compiler or it fails.
@@ -69,11 +58,7 @@ class Kernel:
         gates: bool,
         save: bool,
     ) -> Walked:
-        """Run rows x (T, B, I) or (N, I) from the initial state, each part (B, H) or (1, B, H); all are contiguous.
-
-        Where there is no `weight_ih`, x is the input's share itself, (…, blocks·H). `keep` says for each part whether
-        its state is wanted at every step, `save` whether a run back follows.
-        """
+        """See Kernel."""
         program, N, (*steps, I), H = self.program, rows.N, x.shape, initial[0].shape[-1]  # noqa: E741
         shape = (*steps, H)
         states = [x.new_empty(shape if kept else (2 * rows.B, H)) for kept in keep]
@@ -125,12 +110,7 @@ class Kernel:
         first: Sequence[bool],
         adjoint: bool = False,
     ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
-        """Carry the gradient back through what `forward` ran, from dL/dz_t `outer` (N, H) and dL/d final `last` (B, H).
-
-        `u`, a part's `states` and `saved` are given where the plan reads them on the way back. Returns the slots of
-        the plan (N, slots·H); dL/d initial, as it is, for each part for which `first` asks; and, if the adjoint is
-        asked for, all of dL/dz_t for each part (N, H).
-        """
+        """See Kernel."""
         program, like, H = self.program, initial[0], initial[0].shape[-1]
         slots = like.new_empty(rows.N, len(self.plan.slots) * H)
         begun = [like.new_empty(like.shape) if wanted else None for wanted in first]
@@ -158,7 +138,7 @@ class Kernel:
         return slots, begun, whole
 
     def gradients(self, slots: Tensor, asked: Asked) -> None:
-        """Fill in the sums that were asked for, from the slots (N, slots·H)."""
+        """See Kernel."""
         wide = slots.shape[1]
         H, work = wide // len(self.plan.slots), 0
         jobs: list[int] = []
@@ -206,19 +186,19 @@ def _call(function: Callable[..., int], *words: bytes) -> None:
         raise EngineError("there is not enough memory for the kernel's working space; use fewer sequences at a time.")
 
 
-_KERNELS: dict[tuple[Program, torch.dtype], Kernel] = {}
+_KERNELS: dict[tuple[Program, torch.dtype], CpuKernel] = {}
 _LOCK = threading.Lock()
 
 
-def kernel(program: Program, dtype: torch.dtype, name: str) -> Kernel:
+def kernel(program: Program, dtype: torch.dtype, name: str) -> CpuKernel:
     """The kernel of a program, made once a process.
 
-    Raises EngineError as `Kernel` does.
+    Raises EngineError as `CpuKernel` does.
     """
     found = _KERNELS.get((program, dtype))
     if found is None:
         with _LOCK:
             found = _KERNELS.get((program, dtype))
             if found is None:
-                found = _KERNELS[program, dtype] = Kernel(program, dtype, name)
+                found = _KERNELS[program, dtype] = CpuKernel(program, dtype, name)
     return found

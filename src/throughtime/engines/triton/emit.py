@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from throughtime.engines.cpu.plan import Plan, Stage
+from throughtime.engines.compiled.plan import Plan, Stage
 from throughtime.engines.trace.program import MASKS
 
 Instruction = tuple[str, int | float, int | tuple[int, ...], int | tuple[int, ...]]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters
-from throughtime.engines.compiled import Kept, dtype_of, run_job, run_stack, why_not
-from throughtime.engines.cpu.kernel import Kernel
+from throughtime.engines.compiled.kernel import Kernel
+from throughtime.engines.compiled.serve import Kept, dtype_of, run_job, run_stack, why_not
 from throughtime.engines.seam import Engine, Job, Stack, Stacked, StackEngine, Unrolled
 from throughtime.engines.triton.kernel import TritonKernel
 from throughtime.engines.triton.trial import complaint

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from throughtime.engines.cpu.gradients import Asked
-from throughtime.engines.cpu.kernel import Kernel, Walked
-from throughtime.engines.cpu.plan import plan
-from throughtime.engines.cpu.rows import Rows
+from throughtime.engines.compiled.gradients import Asked
+from throughtime.engines.compiled.kernel import Kernel, Walked
+from throughtime.engines.compiled.plan import plan
+from throughtime.engines.compiled.rows import Rows
 from throughtime.engines.trace.program import Program
 from throughtime.engines.triton.emit import back_code, step_code
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from throughtime.engines.cpu.plan import Plan
-from throughtime.engines.cpu.rows import Rows
+from throughtime.engines.compiled.plan import Plan
+from throughtime.engines.compiled.rows import Rows
 
 Piece = tuple[int, int, Tensor]  # the first row of the slots, how many, and what they are multiplied by: (…, K)
 

@@ -16,9 +16,9 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from throughtime.cells.cell import Cell, Parameters, State
-from throughtime.engines.cpu.kernel import Kernel
-from throughtime.engines.cpu.rows import Rows
-from throughtime.engines.cpu.sequence import Course, Done, run
+from throughtime.engines.compiled.kernel import Kernel
+from throughtime.engines.compiled.rows import Rows
+from throughtime.engines.compiled.sequence import Course, Done, run
 from throughtime.engines.packing import Packing
 from throughtime.engines.seam import Job, Stack, Stacked, Unrolled
 from throughtime.engines.trace import Traced, traced
@@ -128,7 +128,7 @@ def run_job(job: Job, engine: str, kept: Kept) -> Unrolled:
         return torch.cat([made, before]).index_select(0, at).view(T, B, -1)
 
     before, none = initial if job.inside else initial[-1:], torch.zeros_like(initial[-1][:1])
-    states = {part: shown(*both, place) for part, *both in zip(parts, done.states, before, strict=True)}
+    states = {part: shown(made, was, place) for part, made, was in zip(parts, done.states, before, strict=True)}
     gates = {gate: shown(made, none, shut) for gate, made in zip(names, done.gates, strict=True)}
     final = _state(cell, [made.index_select(0, back) for made in done.final])
     return Unrolled(cell, states, gates, final, engine, job.state, lengths)

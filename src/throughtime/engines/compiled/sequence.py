@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from throughtime.cells.cell import Cell, Parameters, Share, State
-from throughtime.engines.cpu.gradients import ask, bias_gradient
-from throughtime.engines.cpu.kernel import Kernel
-from throughtime.engines.cpu.rows import Rows
+from throughtime.engines.compiled.gradients import ask, bias_gradient
+from throughtime.engines.compiled.kernel import Kernel
+from throughtime.engines.compiled.rows import Rows
 from throughtime.engines.trace import Traced
 
 

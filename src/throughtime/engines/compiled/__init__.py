@@ -1,0 +1,1 @@
+"""What the engines of compiled kernels have in common: plans, packed rows, a sequence under autograd."""
