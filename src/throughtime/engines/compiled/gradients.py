@@ -33,7 +33,7 @@ class Asked(NamedTuple):
     sums: list[Sum]
     weight_ih: Tensor | None
     weight_hh: Tensor | None
-    totals: Tensor | None  # (slots, H): each slot summed over all rows
+    totals: Tensor | None  # (slots·H,): each slot summed over all rows
     again: list[tuple[Tensor, Tensor]]  # (where to, what is to be added) of blocks that are used more than once
 
 
@@ -58,37 +58,41 @@ def ask(
     if x is not None:
         count = plan.program.inputs
         d_ih = like.new_empty(count * H, x.shape[-1])
-        sums.append(Sum(0, count, d_ih, ((0, rows.N, x),), totals=totals))
+        given = x.view(rows.N, -1)  # rows of which kernels are told how far apart they lie: not that of a size of 1
+        sums.append(Sum(0, count, d_ih, ((0, rows.N, given),), totals=totals))
         summed = count
     if weight_hh is not None:
         make = like.new_empty if plan.blocks * H == len(weight_hh) else like.new_zeros
-        d_hh = make(weight_hh.shape)  # contiguous, also where the weight is not
+        d_hh = make(*weight_hh.shape)  # contiguous, also where the weight is not
         done: set[int] = set()
         for run in plan.weight_runs:
-            out = d_hh[run.block * H : (run.block + run.count) * H]
-            blocks = range(run.block, run.block + run.count)
-            if not done.isdisjoint(blocks):
-                target, out = out, torch.empty_like(out)
-                again.append((target, out))
-            done |= set(blocks)
+            out = d_hh
+            if run.count * H < len(d_hh):
+                out = d_hh[run.block * H : (run.block + run.count) * H]
+                blocks = range(run.block, run.block + run.count)
+                if not done.isdisjoint(blocks):
+                    target, out = out, torch.empty_like(out)
+                    again.append((target, out))
+                done.update(blocks)
             given = _given(plan, rows, run.source, initial, states, saved, reverse)
             sums.append(Sum(run.slot, run.count, out, given, totals=False))
     if totals and summed < len(plan.slots):
         sums.append(Sum(summed, len(plan.slots) - summed, None, ((0, rows.N, like),), totals=True))
-    return Asked(sums, d_ih, d_hh, like.new_empty(len(plan.slots), H) if totals else None, again)
+    return Asked(sums, d_ih, d_hh, like.new_empty(len(plan.slots) * H) if totals else None, again)
 
 
-def bias_gradient(plan: Plan, totals: Tensor, bias: Tensor) -> Tensor:
-    """dL/d bias_hh, from the slots summed over all rows (slots, H)."""
-    H = totals.shape[1]
+def bias_gradient(plan: Plan, totals: Tensor, bias: Tensor, H: int) -> Tensor:
+    """dL/d bias_hh, from the slots summed over all rows (slots·H,).
+
+    A copy: the gradient of bias_ih may be the same numbers, and .grad of each is changed in place by others.
+    """
     if len(plan.bias_runs) == 1 and plan.bias_runs[0].count * H == len(bias):
-        run = plan.bias_runs[0]
-        # A copy: the gradient of bias_ih may be the same numbers, and .grad of each is changed in place by others.
-        return totals[run.slot : run.slot + run.count].clone().flatten()
+        first = plan.bias_runs[0].slot * H
+        return totals[first : first + len(bias)].clone()
     gradient = torch.zeros_like(bias)
-    blocks = gradient.view(-1, H)
     for run in plan.bias_runs:
-        blocks[run.block : run.block + run.count] += totals[run.slot : run.slot + run.count]
+        some = totals[run.slot * H : (run.slot + run.count) * H]
+        gradient[run.block * H : (run.block + run.count) * H] += some
     return gradient
 
 

@@ -194,11 +194,11 @@ def _backward(
         found[0] = d_x.view(inputs.x.shape)
     if totals is not None:
         if needed[2]:
-            found[2] = totals[: plan.program.inputs].flatten()
+            found[2] = totals[: plan.program.inputs * H]
         if needed[4] and inputs.bias_hh is not None:
-            found[4] = bias_gradient(plan, totals, inputs.bias_hh)
+            found[4] = bias_gradient(plan, totals, inputs.bias_hh, H)
         if any(needed[5 + parts :]):
-            found[5 + parts :] = _through_vectors(kernel, totals, vectors, free)
+            found[5 + parts :] = _through_vectors(kernel, totals.view(-1, H), vectors, free)
     return found
 
 

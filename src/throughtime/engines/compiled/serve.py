@@ -92,8 +92,10 @@ def why_not(parameters: Parameters, x: Tensor, batch: int, damping: float | None
 
 def _watched(*tensors: Tensor) -> bool:
     """Whether each operator must be seen as it is called, or tensors may hold no numbers."""
-    watching = torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None
-    return bool(watching) or any(type(tensor) not in (Tensor, Parameter) for tensor in tensors)
+    for tensor in tensors:
+        if type(tensor) is not Parameter and type(tensor) is not Tensor:
+            return True
+    return bool(torch._C._len_torch_dispatch_stack()) or torch._C._get_tracing_state() is not None
 
 
 def run_job(job: Job, engine: str, kept: Kept) -> Unrolled:

@@ -61,9 +61,9 @@ class CpuKernel(Kernel):
         """See Kernel."""
         program, N, (*steps, I), H = self.program, rows.N, x.shape, initial[0].shape[-1]  # noqa: E741
         shape = (*steps, H)
-        states = [x.new_empty(shape if kept else (2 * rows.B, H)) for kept in keep]
-        final = [x.new_empty(part.shape) for part in initial]
-        opened = [x.new_empty(shape) for _ in program.gates] if gates else []
+        states = [x.new_empty(*shape) if kept else x.new_empty(2 * rows.B, H) for kept in keep]
+        final = [torch.empty_like(part) for part in initial]
+        opened = [x.new_empty(*shape) for _ in program.gates] if gates else []
         saved = x.new_empty(N, len(program.saved) * H) if save and program.saved else None
         u = x if weight_ih is None else x.new_empty(N, program.inputs * H) if save and self.plan.reads_u else None
         threads = self._threads(rows, H, I)
@@ -113,7 +113,7 @@ class CpuKernel(Kernel):
         """See Kernel."""
         program, like, H = self.program, initial[0], initial[0].shape[-1]
         slots = like.new_empty(rows.N, len(self.plan.slots) * H)
-        begun = [like.new_empty(like.shape) if wanted else None for wanted in first]
+        begun = [torch.empty_like(like) if wanted else None for wanted in first]
         whole = [like.new_empty(rows.N, H) for _ in program.parts] if adjoint else []
         threads = self._threads(rows, H, 0)
         words = self._pack_backward(
@@ -151,7 +151,7 @@ class CpuKernel(Kernel):
                 sum_.slots * H,
                 K,
                 _at(sum_.out),
-                0 if asked.totals is None or not sum_.totals else asked.totals[sum_.slot :].data_ptr(),
+                _at(asked.totals) + sum_.slot * H * slots.element_size() if sum_.totals else 0,
                 first[0],
                 second[0],
                 first[1],

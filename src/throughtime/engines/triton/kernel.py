@@ -150,7 +150,7 @@ class TritonKernel(Kernel):
                 for first, count, b in sum_.pieces:
                     sum_.out.addmm_(columns[first : first + count].T, b.flatten(0, -2)[:count])
             if sum_.totals and asked.totals is not None:
-                asked.totals[sum_.slot : sum_.slot + sum_.slots] = columns.sum(0).view(-1, H)
+                asked.totals[sum_.slot * H : (sum_.slot + sum_.slots) * H] = columns.sum(0)
         for target, more in asked.again:
             target += more
 
