@@ -58,8 +58,8 @@ def ask(
     if x is not None:
         count = plan.program.inputs
         d_ih = like.new_empty(count * H, x.shape[-1])
-        given = x.view(rows.N, -1)  # rows of which kernels are told how far apart they lie: not that of a size of 1
-        sums.append(Sum(0, count, d_ih, ((0, rows.N, given),), totals=totals))
+        lines = x.view(rows.N, -1)  # kernels are told how far apart rows lie: not what torch says of a size of 1
+        sums.append(Sum(0, count, d_ih, ((0, rows.N, lines),), totals=totals))
         summed = count
     if weight_hh is not None:
         make = like.new_empty if plan.blocks * H == len(weight_hh) else like.new_zeros
