@@ -91,3 +91,17 @@ def test_numbers_that_are_negated_when_they_are_read(name: str) -> None:
     mine = everything("cpu", lambda tensor: torch._neg_view(-tensor))
     for a, b in zip(mine, everything("reference", lambda tensor: tensor), strict=True):
         close(a, b)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_one_sequence_whose_batch_comes_first(steps: int) -> None:
+    """Turned round it counts as contiguous, with a stride of all steps along the batch of one."""
+    x = torch.randn(1, steps, I, dtype=torch.float64)
+
+    def gradients(engine: str) -> tuple[Tensor, ...]:
+        torch.manual_seed(1)
+        module = tt.LSTM(I, H, 2, batch_first=True, bidirectional=True, engine=engine, dtype=torch.float64)
+        return torch.autograd.grad(module(x)[0].pow(2).sum(), list(module.parameters()))
+
+    for a, b in zip(gradients("cpu"), gradients("reference"), strict=True):
+        close(a, b)
