@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from throughtime.cells import Cell, Gates, State
@@ -113,6 +116,48 @@ class OwnShare(Cell):
     def step(self, u, read, W):
         keep = torch.sigmoid(W["keep"])
         return State(h=keep * read.carousel + (1 - keep) * torch.tanh(u["in"] + read.carousel)), Gates()
+
+
+class Simple(Cell):
+    """h_t = made(...), which a test's subclass says; with a row and a matrix of parameters."""
+
+    parts = ("h",)
+    reads = {"h": "h"}  # noqa: RUF012
+    inputs = ("a",)
+
+    def extra(self):
+        return {"p": (self.hidden_size,), "square": (self.hidden_size, self.hidden_size)}
+
+    def step(self, u, read, W):
+        return State(h=self.made(u.a, read.h, W)), Gates()
+
+
+class OneMap(Cell):
+    """h_t = bend(U x_t + W h_{t-1}), where a test says what `bend` is."""
+
+    parts = ("h",)
+    reads = {"h": "h"}  # noqa: RUF012
+    inputs = ("hidden",)
+    recurrent = ("hidden",)
+
+    def __init__(self, *sizes: int, **keywords: Any) -> None:
+        super().__init__(*sizes, **keywords)
+        self.register_buffer("held", torch.full((self.hidden_size,), 0.5))
+        self.scale = 1.5
+
+    def extra(self):
+        return {"more": (self.hidden_size,)}
+
+    def step(self, u, read, W):
+        return State(h=self.bend(u.hidden + W.hidden(read.h), read.h, W)), Gates()
+
+    def bend(self, a: Tensor, h: Tensor, W: Any) -> Tensor:
+        return torch.tanh(a)
+
+
+def bent(bend: Any) -> type[Cell]:
+    """`OneMap` with this for its `bend`."""
+    return type("OneMap", (OneMap,), {"bend": bend})
 
 
 MADE = (Levels, Oddments, Swap, Smooth, Aliases)
