@@ -18,7 +18,7 @@ from throughtime.cells import Cell
 
 # T steps, H units, B sequences; how many times the products' time an LSTM in float32 may take, and how many times
 # faster than separate passes it is to be
-SWEEPS = ((200, 128, 8, 2.5, 25), (500, 64, 8, 4.0, 60))
+SWEEPS = ((200, 128, 8, 1.8, 25), (500, 64, 8, 1.8, 60))
 PASSES = 10  # backward passes that are timed, evenly spread over the T
 ROUNDS = 3
 
