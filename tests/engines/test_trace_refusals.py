@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.engines.cells import Simple
@@ -25,6 +26,13 @@ def refusal(made) -> str:
     assert '"Mine"' in answer
     assert "\n" not in answer
     return answer
+
+
+ON = torch.is_grad_enabled
+
+
+def asked_deep(h: Tensor) -> Tensor:
+    return h if not torch.is_grad_enabled() else 2 * h
 
 
 def written_to(x: Tensor, y: Tensor) -> Tensor:
@@ -85,6 +93,21 @@ REFUSED = {
     "a row to a product": (lambda a, h, W: h + W.a(W["p"]), "W.a"),
     "a row as the state": (lambda a, h, W: W["p"] * 2, r"\(4,\)"),
     "a mask as the state": (lambda a, h, W: h > 0, "bool"),
+    "gradients are on": (lambda a, h, W: a + h if torch.is_grad_enabled() else a, "is_grad_enabled"),
+    "gradients are on, further in": (lambda a, h, W: asked_deep(h), "is_grad_enabled"),
+    "gradients are on, by another name": (lambda a, h, W: a + h if ON() else a, "is_grad_enabled"),
+    "autocast is on": (lambda a, h, W: a if torch.is_autocast_enabled("cpu") else h + a, "is_autocast_enabled"),
+    "u requires gradients": (lambda a, h, W: a + h if a.requires_grad else a, "requires_grad"),
+    "what is made requires gradients": (lambda a, h, W: a + h if (a * h).requires_grad else a, "requires_grad"),
+    "a parameter requires gradients": (lambda a, h, W: a + h if W["p"].requires_grad else a, "requires_grad"),
+    "by a name put together": (lambda a, h, W: a + h if getattr(a, "requires" + "_grad") else a, "requires_grad"),
+    "the state is a leaf": (lambda a, h, W: a + h if h.is_leaf else a, "is_leaf"),
+    "the state was made": (lambda a, h, W: a + h if h.grad_fn is None else a, "grad_fn"),
+    "on a GPU": (lambda a, h, W: a + h if h.is_cuda else a, "is_cuda"),
+    "a parameter by its type": (lambda a, h, W: a + h if type(W["p"]) is nn.Parameter else a, "Parameter"),
+    "the environment": (lambda a, h, W: a + h if os.environ.get("NAME") else a, "environ"),
+    "the environment, by a function": (lambda a, h, W: a + h if os.getenv("NAME") else a, "getenv"),
+    "globals": (lambda a, h, W: a * globals()["SCALE"] + h, "globals"),
     "another error": (lambda a, h, W: h * W["nothing"], "nothing"),
     "no such operator": (lambda a, h, W: torch.special.bessel_j0(h.detach()), "bessel_j0"),
 }

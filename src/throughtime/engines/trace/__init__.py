@@ -86,6 +86,9 @@ def _trace(cell: Cell, dtype: torch.dtype) -> Traced | _Refused:
 
     def attempt() -> None:
         try:
+            if guards.asks:
+                asked = ", ".join(guards.asks)
+                raise Untraceable(f'the step of "{cell.title}" asks {asked}, which may differ from call to call.')
             followed = follow(cell, dtype)
             if not guards.hold(cell):
                 raise Untraceable(f'the step of "{cell.title}" changes what it reads, beside the state.')

@@ -6,7 +6,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from operator import is_, itemgetter
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,12 @@ _UNHEARD = frozenset(nn.Module().__dict__) - {
 _METHODS = ("step", "advance", "share", "weights")
 # Classes that are made by a call belong to "abc" or "types" by name, whosoever they are.
 _LIBRARIES = (frozenset(sys.stdlib_module_names) - {"abc", "types"}) | {"torch", "numpy"}
+# What a step may ask, where a trace gets another answer than the call that it is made for: a trace is in a thread
+# without modes, on the CPU, with plain tensors, and what it reads of the process may change unseen.
+_ASKS = frozenset({
+    "is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "is_autocast_cpu_enabled", "is_inference",
+    "Parameter", "environ", "getenv", "globals",
+})  # fmt: skip
 
 _Check = tuple[Callable[[Any], Any], Any, tuple[Any, ...]]  # what is taken of what, and what it must be
 
@@ -32,7 +38,9 @@ class Guards:
     Looked at, however deep: all that the cell holds; the globals, closures and defaults of the functions that the
     step calls; and what is in the objects, containers and modules among these. Whatever is there must still be the
     same object, and an array of numpy's must hold the same bytes. Not seen is what a step reads by itself from outside
-    the program (files, the environment, the time), or by names that it puts together.
+    the program (files, the time), or by names that it puts together.
+
+    `asks`: the names among these of what a trace must not answer, in order.
     """
 
     def __init__(self, cell: Cell) -> None:
@@ -47,6 +55,7 @@ class Guards:
         self._names: set[str] = {*_METHODS, "__call__"}
         self._scopes: dict[Any, Mapping[str, Any]] = {}  # of classes and modules: what code names of them counts
         self._collect(cell)
+        self.asks = sorted(_ASKS & self._names)
         self._checks = [_check(container, values) for container, values in self._entries.values() if values]
         del self._looked, self._scopes, self._entries
 
@@ -102,6 +111,8 @@ class Guards:
             self._function(value)
         elif isinstance(value, (MethodType, classmethod, staticmethod)):
             self._all((value.__func__, getattr(value, "__self__", None)))
+        elif isinstance(value, BuiltinFunctionType):
+            self._names.add(value.__name__)  # it may stand here under another
         elif isinstance(value, property):
             self._all((value.fget,))
         elif isinstance(value, functools.partial):

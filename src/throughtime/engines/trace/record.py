@@ -46,6 +46,11 @@ _READERS = frozenset({
     "tolist", "numpy", "__array__", "data_ptr", "storage", "untyped_storage", "__dlpack__", "__repr__", "__format__",
     "__set__",
 })  # fmt: skip
+# Answered otherwise while a step is traced: on the CPU, with leaves that all require gradients.
+_ASKED = {
+    getattr(Tensor, name).__get__: name
+    for name in ("requires_grad", "is_leaf", "grad_fn", "retains_grad", "is_cuda", "is_cpu", "is_meta")
+}
 # What Python gets of these, a truth, a number or a shape, hangs on the numbers of a tensor.
 _DECIDERS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 _OUTSIDE = "uses a tensor that is neither u, read nor W's at {}"
@@ -166,6 +171,8 @@ class Recorder:
         given = tensors((args, kwargs))
         if getattr(function, "__name__", "") in _READERS:
             raise self.refuse(f"looks into a tensor or changes what it is by {function.__name__} at {{}}")
+        if function in _ASKED:
+            raise self.refuse(f"asks {_ASKED[function]} of a tensor at {{}}, which may differ from call to call")
         pure = [self._pure_of(tensor) for tensor in given]
         if any(p is None and self._key(tensor) not in self._values for p, tensor in zip(pure, given, strict=True)):
             raise self.refuse(_OUTSIDE)
