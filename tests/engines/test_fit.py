@@ -105,3 +105,14 @@ def test_one_sequence_whose_batch_comes_first(steps: int) -> None:
 
     for a, b in zip(gradients("cpu"), gradients("reference"), strict=True):
         close(a, b)
+
+
+def test_sequences_of_no_steps_alone() -> None:
+    cell = tt.cells.make("gru", I, H, dtype=torch.float64)
+    start = State(h=torch.randn(B, H, dtype=torch.float64, requires_grad=True))
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+    run = tt.unroll(cell, x, start, "cpu", lengths=torch.zeros(B, dtype=torch.int64))
+    leaves = [x, start.h, *cell.values().values()]
+    found = torch.autograd.grad(run.final.h.sum(), leaves, materialize_grads=True)
+    for gradient, leaf in zip(found, leaves, strict=True):
+        assert torch.equal(gradient, torch.ones_like(leaf) if leaf is start.h else torch.zeros_like(leaf))

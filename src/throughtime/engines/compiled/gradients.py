@@ -58,7 +58,8 @@ def ask(
     if x is not None:
         count = plan.program.inputs
         d_ih = like.new_empty(count * H, x.shape[-1])
-        lines = x.view(rows.N, -1)  # kernels are told how far apart rows lie: not what torch says of a size of 1
+        # Kernels are told how far apart rows lie: not what torch says of a size of 1.
+        lines = x.view(rows.N, x.shape[-1])
         sums.append(Sum(0, count, d_ih, ((0, rows.N, lines),), totals=totals))
         summed = count
     if weight_hh is not None:
