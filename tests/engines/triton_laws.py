@@ -172,7 +172,7 @@ def _alone(op: str, arguments: int) -> Program:
 def _step(program: Program, u: Tensor, start: Tensor) -> Tensor:
     """The state after one step of one sequence."""
     asked = {"reverse": False, "keep": [True], "gates": False, "save": False}
-    return TritonKernel(program).forward(Rows.whole(1, 1), u, None, None, [], [start], **asked).states[0]
+    return TritonKernel(program).forward(Rows.whole(1, 1), u, None, None, None, None, [], [start], **asked).states[0]
 
 
 def _arguments(op: str) -> int:

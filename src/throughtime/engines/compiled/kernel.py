@@ -72,13 +72,11 @@ class Kernel(ABC):
         *,
         reverse: bool,
         first: Sequence[bool],
-        adjoint: bool = False,
-    ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor | None]]:
         """Carry the gradient back through what `forward` ran, from dL/dz_t `outer` (N, H) and dL/d final `last` (B, H).
 
         `u`, a part's `states` and `saved` are given where the plan reads them on the way back. Returns the slots of
-        the plan (N, slots·H); dL/d initial, as it is, for each part for which `first` asks; and, if the adjoint is
-        asked for, all of dL/dz_t for each part (N, H).
+        the plan (N, slots·H), and dL/d initial, in its shape, for each part for which `first` asks.
         """
 
     @abstractmethod

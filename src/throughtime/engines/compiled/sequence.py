@@ -153,7 +153,7 @@ def _backward(
     *states, saved, u = held
     initial = [_plain(part) for part in inputs.initial]
     vectors, free = _free_vectors(course, inputs.others) if inputs.others else ([], ())
-    slots, first, _ = kernel.backward(
+    slots, first = kernel.backward(
         rows,
         u,
         _plain_if(inputs.weight_hh),

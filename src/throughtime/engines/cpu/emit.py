@@ -164,8 +164,6 @@ class _Body:
                 self.lines.append(
                     f"    {name} = {name} + get<TAIL>(w.c.outer[{part}] + (w.row0 + b) * w.c.H + unit, n);"
                 )
-                self.lines.append(f"if (w.c.adjoint[{part}])")
-                self.lines.append(f"    put<TAIL>(w.c.adjoint[{part}] + (w.row0 + b) * w.c.H + unit, {name}, n);")
                 if part in nodes:
                     self.names[nodes[part]] = name
         for node in self.stage.nodes:

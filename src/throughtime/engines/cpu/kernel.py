@@ -40,7 +40,7 @@ class CpuKernel(Kernel):
             function.argtypes, function.restype = [ctypes.c_char_p] * given, ctypes.c_int
         parts, vectors, gates = len(program.parts), program.vectors + 1, len(program.gates) + 1
         self._pack_forward = Struct(f"{17 + vectors + 3 * parts + gates}q").pack
-        self._pack_backward = Struct(f"{12 + vectors + 6 * parts}q").pack
+        self._pack_backward = Struct(f"{12 + vectors + 5 * parts}q").pack
 
     def forward(
         self,
@@ -108,13 +108,11 @@ class CpuKernel(Kernel):
         *,
         reverse: bool,
         first: Sequence[bool],
-        adjoint: bool = False,
-    ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor | None]]:
         """See Kernel."""
         program, like, H = self.program, initial[0], initial[0].shape[-1]
         slots = like.new_empty(rows.N, len(self.plan.slots) * H)
         begun = [torch.empty_like(like) if wanted else None for wanted in first]
-        whole = [like.new_empty(rows.N, H) for _ in program.parts] if adjoint else []
         threads = self._threads(rows, H, 0)
         words = self._pack_backward(
             *rows.words(),
@@ -131,11 +129,10 @@ class CpuKernel(Kernel):
             *map(_at, outer),
             *map(_at, last),
             *map(_at, begun),
-            *_several(whole, len(program.parts)),
             slots.data_ptr(),
         )
         _call(self._backward, words)
-        return slots, begun, whole
+        return slots, begun
 
     def gradients(self, slots: Tensor, asked: Asked) -> None:
         """See Kernel."""

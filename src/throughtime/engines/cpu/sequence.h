@@ -167,7 +167,6 @@ struct Backward {
     const real* outer[PARTS];    // dL/dz_t from outside, (N, H), or null
     const real* last[PARTS];     // dL/d final, (B, H), or null
     real* first[PARTS];          // dL/d initial, (B, H), or null
-    real* adjoint[PARTS];        // all of dL/dz_t, (N, H), or null
     real* slots;                 // (N, SLOTS·H): dL/du, dL/d products, each sequence's share of dL/d vectors
 };
 

@@ -103,8 +103,7 @@ class TritonKernel(Kernel):
         *,
         reverse: bool,
         first: Sequence[bool],
-        adjoint: bool = False,
-    ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor | None]]:
         """As on the processor."""
         program, B, H = self.program, rows.B, initial[0].shape[-1]
         # What the plan does not read may be absent; a tensor of the right kind stands in its place.
@@ -114,7 +113,6 @@ class TritonKernel(Kernel):
         carry = [
             torch.zeros_like(start) if end is None else end.clone() for start, end in zip(initial, last, strict=True)
         ]
-        whole = u.new_empty(len(initial) if adjoint else 0, rows.N, H)
         self._launch(
             "backward",
             rows,
@@ -127,7 +125,6 @@ class TritonKernel(Kernel):
             tuple(outer),
             tuple(carry),
             slots,
-            whole.unbind(),
             u.new_empty(self._back.scratch, B, H),
             STAGES=self._back.stages,
             WRITES=self._back.writes,
@@ -138,7 +135,7 @@ class TritonKernel(Kernel):
             SLOTS=len(self.plan.slots),
             REVERSE=reverse,
         )
-        return slots, [start if wanted else None for start, wanted in zip(carry, first, strict=True)], list(whole)
+        return slots, [start if wanted else None for start, wanted in zip(carry, first, strict=True)]
 
     def gradients(self, slots: Tensor, asked: Asked) -> None:
         """As on the processor, by torch's products."""

@@ -332,7 +332,6 @@ def _back_tile(
     outer,
     carry,
     slots,
-    adjoint,
     scratch,
     b,
     row,
@@ -381,8 +380,6 @@ def _back_tile(
             made = _pulled(made, slots, later * (SLOTS * H), later >= 0, weight, RUNS[CODE[i][1]], units, H, BLOCK_K)
             if outer[CODE[i][1]] is not None:
                 made += _get(outer[CODE[i][1]], row * H, 0, units, mask)
-            if len(adjoint) > 0:
-                _put(adjoint[CODE[i][1]], row * H, 0, units, made, mask)
         elif CODE[i][0] == "pulled":
             made = _pulled(zero, slots, row * (SLOTS * H), live, weight, RUNS[CODE[i][1]], units, H, BLOCK_K)
         else:
@@ -409,7 +406,6 @@ def backward(
     outer,  # of each part (N, H): dL/dz of every step's own output; or None
     carry,  # of each part (B, H): dL/d final; becomes dL/d initial
     slots,  # (N, SLOTS·H)
-    adjoint,  # of each part (N, H): all of dL/dz; empty if it is not asked for
     scratch,  # (places, B, H)
     first,
     running,
@@ -449,7 +445,6 @@ def backward(
                     outer,
                     carry,
                     slots,
-                    adjoint,
                     scratch,
                     b,
                     row,
