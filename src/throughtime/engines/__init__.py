@@ -18,9 +18,9 @@ from throughtime.errors import EngineError
 
 _REFERENCE = Reference()
 
-# In the order in which "auto" asks; the last one always serves. Compiled kernels come first because they were the faster
-# at every size and cell that `python -m benchmarks engines` measures; where they refuse (a GPU, half precision) torch's
-# own kernels are next, cuDNN's among them, and on a GPU Triton's for the cells that cuDNN does not have.
+# In the order in which "auto" asks; the last one always serves. Compiled kernels come first because they were faster
+# than torch's own at every size that `python -m benchmarks engines` measures; where they refuse (a GPU, half precision)
+# torch's kernels are next, cuDNN's among them, and on a GPU Triton's for the cells that cuDNN does not have.
 ENGINES: tuple[Engine, ...] = (Cpu(), Native(), Triton(), _REFERENCE)
 STACK_ENGINES: tuple[StackEngine, ...] = (CpuStack(), NativeStack(), TritonStack(), LayerByLayer(_REFERENCE))
 
