@@ -71,10 +71,10 @@ def test_sizes_of_another_type() -> None:
     assert torch.equal(wide.data, narrow.data)
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm"])
-def test_numbers_that_are_negated_when_they_are_read(name: str) -> None:
+@pytest.mark.parametrize(("name", "options"), [("gru", {}), ("lstm", {}), ("lstm", {"peephole": True}), ("scalar", {})])
+def test_numbers_that_are_negated_when_they_are_read(name: str, options: dict[str, bool]) -> None:
     """As a part of a conjugate is: torch keeps −a as a and a mark, in inputs, in weights, and in gradients."""
-    cell = tt.cells.make(name, I, H, dtype=torch.float64)
+    cell = tt.cells.make(name, I, H, dtype=torch.float64, **options)
 
     def everything(engine: str, marked: Callable[[Tensor], Tensor]) -> list[Tensor]:
         numbers = torch.Generator().manual_seed(1)

@@ -67,14 +67,12 @@ def ask(
         d_hh = make(*weight_hh.shape)  # contiguous, also where the weight is not
         done: set[int] = set()
         for run in plan.weight_runs:
-            out = d_hh
-            if run.count * H < len(d_hh):
-                out = d_hh[run.block * H : (run.block + run.count) * H]
-                blocks = range(run.block, run.block + run.count)
-                if not done.isdisjoint(blocks):
-                    target, out = out, torch.empty_like(out)
-                    again.append((target, out))
-                done.update(blocks)
+            out = d_hh[run.block * H : (run.block + run.count) * H]
+            blocks = range(run.block, run.block + run.count)
+            if not done.isdisjoint(blocks):
+                target, out = out, torch.empty_like(out)
+                again.append((target, out))
+            done.update(blocks)
             given = _given(plan, rows, run.source, initial, states, saved, reverse)
             sums.append(Sum(run.slot, run.count, out, given, totals=False))
     if totals and summed < len(plan.slots):

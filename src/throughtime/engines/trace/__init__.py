@@ -36,7 +36,8 @@ class Traced:
             return []
         found = replay(self._followed.tape, parameters)
         some = [found[slot].to(self.dtype) for slot in self._followed.slots]
-        return [vector.reshape(-1).expand(self.units).contiguous() for vector in some]
+        # As numbers that lie in memory so: an engine reads them there, also where torch has marked them as negated.
+        return [vector.reshape(-1).expand(self.units).resolve_neg().contiguous() for vector in some]
 
     def holds(self, cell: Cell) -> bool:
         """Whether what the trace has baked in is unchanged; a few microseconds."""
