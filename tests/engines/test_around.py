@@ -16,7 +16,7 @@ import throughtime as tt
 from tests.tolerances import close
 from throughtime.cells import Cell, State
 from throughtime.data.dataset import Batch
-from throughtime.engines import compiled as engine_of_kernels
+from throughtime.engines.compiled import serve as engine_of_kernels
 from throughtime.errors import EngineError
 
 pytestmark = pytest.mark.compiler
