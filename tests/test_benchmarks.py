@@ -115,11 +115,18 @@ def test_layers_of_torch_have_the_same_parameters() -> None:
 
 def test_a_row_whose_sides_differ_is_not_timed() -> None:
     good = torch.tensor([1.0, -4.0]), {"weight": torch.tensor([2.0])}
-    check_alike("x", good, good)
+    check_alike("x", good, good, lambda: good)
     with pytest.raises(ValueError, match=r"x differ in outputs by 2\.5e-01 relative"):
-        check_alike("x", (torch.tensor([2.0, -4.0]), good[1]), good)
+        check_alike("x", (torch.tensor([2.0, -4.0]), good[1]), good, lambda: good)
     with pytest.raises(ValueError, match="x differ in weight by nan"):
-        check_alike("x", (good[0], {"weight": torch.tensor([float("nan")])}), good)
+        check_alike("x", (good[0], {"weight": torch.tensor([float("nan")])}), good, lambda: good)
+
+
+def test_where_rounding_grows_the_numbers_of_float64_decide() -> None:
+    ours, theirs, right = ((torch.tensor([1.0 + off, -4.0]), {}) for off in (1e-3, -1e-3, 0.0))
+    check_alike("x", ours, theirs, lambda: right)
+    with pytest.raises(ValueError, match="x differ in outputs"):
+        check_alike("x", ours, theirs, lambda: theirs)
 
 
 def test_the_mean_is_geometric_and_the_worst_is_named() -> None:
