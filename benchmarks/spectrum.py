@@ -8,13 +8,13 @@ alone.
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 
 import torch
 
 import throughtime as tt
 from benchmarks.table import Row, paired
+from benchmarks.truncated import resident
 
 H, I = 128, 16  # noqa: E741
 # Cell, T, the largest ratio that is promised. A plain net's backward pass is a single product a step: too cheap to be
@@ -68,4 +68,4 @@ def _long_run() -> tuple[float, float]:
     sources = range(LONG // 16 - 1, LONG, LONG // 16)
     tt.flow.credit(cell, x, torch.randn(LONG, 1, H), sources=sources, most_lag=1000).lags.horizon()
     tt.flow.lyapunov(cell, x)
-    return time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return time.perf_counter() - began, resident(peak=True)

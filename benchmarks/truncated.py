@@ -68,8 +68,8 @@ def _measure(way: str, steps: int) -> tuple[float, float]:
 # -- in the fresh process
 
 
-def _resident(peak: bool) -> float:
-    """MiB resident now, or at most so far."""
+def resident(peak: bool) -> float:
+    """MiB of this process that are resident now, or were at most so far."""
     status = Path("/proc/self/status")
     if status.exists():
         found = re.search(rf"Vm{'HWM' if peak else 'RSS'}:\s+(\d+) kB", status.read_text(encoding="utf-8"))
@@ -108,14 +108,14 @@ def _train(way: str, steps: int) -> tuple[float, float]:
     head(peer(torch.zeros(9, 1, 1))[0]).sum().backward()
     if Path("/proc/self/clear_refs").exists():
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is counted from here
-    before, began = _resident(peak=False), time.perf_counter()
+    before, began = resident(peak=False), time.perf_counter()
     if way == "windows":
         for _ in tt.train(net, data, settings, device="cpu"):
             pass
     else:
         batch = data.train.lanes(1).batch([0])
         (head(peer(batch.x)[0]) - batch.y).square().mean().backward()
-    return _resident(peak=True) - before, time.perf_counter() - began
+    return resident(peak=True) - before, time.perf_counter() - began
 
 
 if __name__ == "__main__":
