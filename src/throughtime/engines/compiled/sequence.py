@@ -51,15 +51,15 @@ class Inputs(NamedTuple):
     weight_hh: Tensor | None
     bias_hh: Tensor | None
     initial: tuple[Tensor, ...]  # (B, H) or (1, B, H) a part
-    others: tuple[Tensor, ...]  # all parameters once more, where vectors hang on some
+    vectors: tuple[Tensor, ...]  # (H,) each; kernels give their gradients
+    others: tuple[Tensor, ...]  # if there are vectors, all parameters: the cell's own step gives gradients of these
 
     @classmethod
-    def of(cls, parts: int, tensors: Sequence[Any]) -> Inputs:
+    def of(cls, course: Course, tensors: Sequence[Any]) -> Inputs:
         """As autograd gives them back."""
-        x, weight_ih, bias_ih, weight_hh, bias_hh = tensors[:5]
-        return cls(
-            x, weight_ih, bias_ih, weight_hh, bias_hh, tuple(tensors[5 : 5 + parts]), tuple(tensors[5 + parts :])
-        )
+        begin = 5 + len(course.cell.parts)
+        end = begin + course.traced.program.vectors
+        return cls(*tensors[:5], tuple(tensors[5:begin]), tuple(tensors[begin:end]), tuple(tensors[end:]))
 
     def share(self) -> Tensor:
         """The input's share of each pre-activation, (N, blocks·H)."""
@@ -73,7 +73,7 @@ def run(course: Course, x: Tensor, initial: Sequence[Tensor], *, shared: bool) -
     Differentiable in x, the state and the parameters.
     """
     given = course.parameters
-    others = tuple(given.values()) if course.traced.program.vectors else ()
+    vectors = course.traced.vectors(given)
     recurrent = bool(course.cell.recurrent)
     tensors = (
         x,
@@ -82,12 +82,13 @@ def run(course: Course, x: Tensor, initial: Sequence[Tensor], *, shared: bool) -
         given["weight_hh"] if recurrent else None,
         given.get("bias_hh") if recurrent else None,
         *initial,
-        *others,
+        *vectors,
+        *(given.values() if vectors else ()),
     )
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         made = _Run.apply(course, *tensors)  # type: ignore[no-untyped-call]
     else:
-        made = _forward(course, Inputs.of(len(initial), tensors), save=False)[0]
+        made = _forward(course, Inputs.of(course, tensors), save=False)[0]
     shown, parts = (len(initial) if course.inside else 1), len(initial)
     return Done(made[:shown], made[shown : shown + parts], made[shown + parts :])
 
@@ -104,7 +105,7 @@ def _forward(course: Course, inputs: Inputs, *, save: bool) -> tuple[tuple[Tenso
         _plain_if(inputs.bias_ih),
         _plain_if(inputs.weight_hh),
         _plain_if(inputs.bias_hh),
-        _vectors(course, inputs.others) if inputs.others else (),
+        inputs.vectors,
         [_plain(part) for part in inputs.initial],
         reverse=course.reverse,
         keep=keep,
@@ -119,7 +120,7 @@ def _forward(course: Course, inputs: Inputs, *, save: bool) -> tuple[tuple[Tenso
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, course: Course, *tensors: Any) -> tuple[Tensor, ...]:
-        outputs, held = _forward(course, Inputs.of(len(course.cell.parts), tensors), save=True)
+        outputs, held = _forward(course, Inputs.of(course, tensors), save=True)
         ctx.course = course
         ctx.save_for_backward(*tensors, *held)
         ctx.set_materialize_grads(False)
@@ -133,7 +134,7 @@ class _Run(torch.autograd.Function):
         if torch.is_autocast_enabled(kind):
             with torch.autocast(kind, enabled=False):
                 return _Run.backward(ctx, *gradients)
-        inputs, held = Inputs.of(parts, saved[: -parts - 2]), saved[-parts - 2 :]
+        inputs, held = Inputs.of(course, saved[: -parts - 2]), saved[-parts - 2 :]
         needed = ctx.needs_input_grad[1:]
         of_gates = gradients[parts + (parts if course.inside else 1) :]
         if torch.is_grad_enabled() or any(gradient is not None for gradient in of_gates):
@@ -152,12 +153,11 @@ def _backward(
     last = [_plain_if(gradient) for gradient in gradients[shown : shown + parts]]
     *states, saved, u = held
     initial = [_plain(part) for part in inputs.initial]
-    vectors, free = _free_vectors(course, inputs.others) if inputs.others else ([], ())
     slots, first = kernel.backward(
         rows,
         u,
         _plain_if(inputs.weight_hh),
-        vectors,
+        inputs.vectors,
         initial,
         states,
         saved,
@@ -175,7 +175,7 @@ def _backward(
         states,
         saved,
         reverse=course.reverse,
-        totals=needed[2] or needed[4] or bool(inputs.others),
+        totals=needed[2] or needed[4] or any(needed[5 + parts : 5 + parts + len(inputs.vectors)]),
     )
     kernel.gradients(slots, asked)
     totals = asked.totals
@@ -186,7 +186,7 @@ def _backward(
         asked.weight_hh,
         None,
         *first,
-        *[None] * len(inputs.others),
+        *[None] * (len(inputs.vectors) + len(inputs.others)),
     ]
     if needed[0]:
         d_u = slots[:, : plan.program.inputs * H]
@@ -197,39 +197,10 @@ def _backward(
             found[2] = totals[: plan.program.inputs * H]
         if needed[4] and inputs.bias_hh is not None:
             found[4] = bias_gradient(plan, totals, inputs.bias_hh, H)
-        if any(needed[5 + parts :]):
-            found[5 + parts :] = _through_vectors(kernel, totals.view(-1, H), vectors, free)
+        for number, slot in enumerate(plan.of_vector, 5 + parts):
+            if needed[number] and slot >= 0:
+                found[number] = totals[slot * H : (slot + 1) * H].clone()  # .grad of each is changed in place by others
     return found
-
-
-def _vectors(course: Course, others: Sequence[Tensor]) -> list[Tensor]:
-    return course.traced.vectors(dict(zip(course.parameters, others, strict=True)))
-
-
-def _free_vectors(course: Course, others: Sequence[Tensor]) -> tuple[list[Tensor], Sequence[Tensor]]:
-    """The vectors once more, hanging on stand-ins of the parameters, under autograd."""
-    with torch.enable_grad():
-        free = [other.detach().requires_grad_(other.requires_grad) for other in others]
-        return _vectors(course, free), free
-
-
-def _through_vectors(
-    kernel: Kernel, totals: Tensor, vectors: Sequence[Tensor], free: Sequence[Tensor]
-) -> list[Tensor | None]:
-    """From dL/d vectors to what they hang on."""
-    leaves = [tensor for tensor in free if tensor.requires_grad]
-    slots = kernel.plan.of_vector
-    with torch.enable_grad():
-        # A sum in place of gradients given to torch.autograd.grad, which loads a computer algebra system for these.
-        weighed = [
-            (vector * totals[slot]).sum()
-            for vector, slot in zip(vectors, slots, strict=True)
-            if slot >= 0 and vector.requires_grad
-        ]
-        if not weighed or not leaves:
-            return [None] * len(free)
-        found = iter(torch.autograd.grad(torch.stack(weighed).sum(), leaves, allow_unused=True))
-    return [next(found) if tensor.requires_grad else None for tensor in free]
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -251,7 +222,7 @@ def _by_steps(
             tensor if tensor is None else tensor.view_as(tensor) if again else tensor.detach().requires_grad_(need)
             for tensor, need in zip(tensors, needed, strict=True)
         ]
-        outputs = _stepped(course, Inputs.of(len(course.cell.parts), fresh))
+        outputs = _stepped(course, Inputs.of(course, fresh))
         pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
         wanted = [tensor for tensor, need in zip(fresh, needed, strict=True) if need and tensor is not None]
         found: Any = [None] * len(wanted)
