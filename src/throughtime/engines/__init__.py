@@ -66,7 +66,10 @@ def _first(engines: Sequence[_E], why_not: Callable[[_E], str | None], asked: st
     if asked == "auto":
         if torch.compiler.is_compiling():  # it looks into what it cannot take for one operator
             return engines[-1]
-        return next(candidate for candidate in engines if why_not(candidate) is None)
+        for candidate in engines:
+            if why_not(candidate) is None:
+                return candidate
+        raise AssertionError("the last engine serves whatever comes")
     for candidate in engines:
         if candidate.name == asked:
             reason = why_not(candidate)

@@ -59,7 +59,9 @@ class Inputs(NamedTuple):
         """As autograd gives them back."""
         begin = 5 + len(course.cell.parts)
         end = begin + course.traced.program.vectors
-        return cls(*tensors[:5], tuple(tensors[5:begin]), tuple(tensors[begin:end]), tuple(tensors[end:]))
+        x, weight_ih, bias_ih, weight_hh, bias_hh = tensors[:5]
+        initial, vectors, others = tuple(tensors[5:begin]), tuple(tensors[begin:end]), tuple(tensors[end:])
+        return cls(x, weight_ih, bias_ih, weight_hh, bias_hh, initial, vectors, others)
 
     def share(self) -> Tensor:
         """The input's share of each pre-activation, (N, blocks·H)."""

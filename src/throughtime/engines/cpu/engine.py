@@ -25,7 +25,7 @@ class Cpu(Engine):
 
     def why_not(self, job: Job) -> str | None:
         """Cells whose step cannot be traced or compiled, other devices and dtypes, torch.func."""
-        return _why_not(job.cell, job.parameters, job.x, next(iter(job.state.values())).shape[0], job.damping)
+        return _why_not(job.cell, job.parameters, job.x, job.state[job.cell.parts[0]].shape[0], job.damping)
 
     def run(self, job: Job) -> Unrolled:
         """Compile the cell's kernel, unless that was done before, and run it."""
@@ -39,7 +39,7 @@ class CpuStack(StackEngine):
 
     def why_not(self, stack: Stack) -> str | None:
         """As for each of its layers."""
-        batch = next(iter(stack.state.values())).shape[1]
+        batch = stack.state[stack.cells[0].parts[0]].shape[1]
         for cell, parameters in zip(stack.cells, stack.parameters[:: stack.directions], strict=True):
             reason = _why_not(cell, parameters, stack.x, batch, stack.damping)
             if reason is not None:
@@ -52,7 +52,7 @@ class CpuStack(StackEngine):
 
 
 def _why_not(cell: Cell, parameters: Parameters, x: Tensor, batch: int, damping: float | None) -> str | None:
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"compiled kernels run on the processor, and x is on {x.device}."
     reason = why_not(parameters, x, batch, damping)
     if reason is None:

@@ -28,7 +28,7 @@ class Triton(Engine):
 
     def why_not(self, job: Job) -> str | None:
         """Cells whose step cannot be traced, other devices and dtypes, torch.func; Triton itself is not there."""
-        return _why_not(job.cell, job.parameters, job.x, next(iter(job.state.values())).shape[0], job.damping)
+        return _why_not(job.cell, job.parameters, job.x, job.state[job.cell.parts[0]].shape[0], job.damping)
 
     def run(self, job: Job) -> Unrolled:
         """Run the cell's kernel; Triton compiles it at the first call, for seconds, and keeps it in its own cache."""
@@ -42,7 +42,7 @@ class TritonStack(StackEngine):
 
     def why_not(self, stack: Stack) -> str | None:
         """As for each of its layers."""
-        batch = next(iter(stack.state.values())).shape[1]
+        batch = stack.state[stack.cells[0].parts[0]].shape[1]
         for cell, parameters in zip(stack.cells, stack.parameters[:: stack.directions], strict=True):
             reason = _why_not(cell, parameters, stack.x, batch, stack.damping)
             if reason is not None:
