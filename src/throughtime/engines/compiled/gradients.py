@@ -36,6 +36,14 @@ class Asked(NamedTuple):
     totals: Tensor | None  # (slots·H,): each slot summed over all rows
     again: list[tuple[Tensor, Tensor]]  # (where to, what is to be added) of blocks that are used more than once
 
+    def plus(self, more: Asked) -> Asked:
+        """With what was asked of other rows added, in place."""
+        ours, theirs = ((a.weight_ih, a.weight_hh, a.totals) for a in (self, more))
+        for mine, other in zip(ours, theirs, strict=True):
+            if mine is not None and other is not None:
+                mine += other
+        return self
+
 
 def ask(
     plan: Plan,

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from throughtime.cells.cell import Cell, Parameters, Share, State
-from throughtime.engines.compiled.gradients import ask, bias_gradient
+from throughtime.engines.compiled.gradients import Asked, ask, bias_gradient
 from throughtime.engines.compiled.kernel import Kernel
 from throughtime.engines.compiled.rows import Rows
+from throughtime.engines.compiled.stretches import stretches
 from throughtime.engines.trace import Traced
 
 
@@ -147,7 +148,7 @@ class _Run(torch.autograd.Function):
 def _backward(
     course: Course, inputs: Inputs, held: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    kernel, rows, plan = course.kernel, course.rows, course.kernel.plan
+    kernel, plan, reverse = course.kernel, course.kernel.plan, course.reverse
     parts, H = len(inputs.initial), inputs.initial[0].shape[-1]
     shown = parts if course.inside else 1
     # The part that is put out is the last; where the inside was not asked for the others have no gradient of their own.
@@ -155,45 +156,53 @@ def _backward(
     last = [_plain_if(gradient) for gradient in gradients[shown : shown + parts]]
     *states, saved, u = held
     initial = [_plain(part) for part in inputs.initial]
-    slots, first = kernel.backward(
-        rows,
-        u,
-        _plain_if(inputs.weight_hh),
-        inputs.vectors,
-        initial,
-        states,
-        saved,
-        outer,
-        last,
-        reverse=course.reverse,
-        first=needed[5 : 5 + parts],
-    )
-    asked = ask(
-        plan,
-        rows,
-        _plain(inputs.x) if needed[1] else None,
-        inputs.weight_hh if needed[3] else None,
-        initial,
-        states,
-        saved,
-        reverse=course.reverse,
-        totals=needed[2] or needed[4] or any(needed[5 + parts : 5 + parts + len(inputs.vectors)]),
-    )
-    kernel.gradients(slots, asked)
-    totals = asked.totals
+    x, weight_hh = _plain(inputs.x), _plain_if(inputs.weight_hh)
+    summed = needed[2] or needed[4] or any(needed[5 + parts : 5 + parts + len(inputs.vectors)])
+    d_x = torch.empty_like(x) if needed[0] else None
+    sums: Asked | None = None
+    for stretch in stretches(course.rows, len(plan.slots) * H, initial, states, reverse=reverse):
+        rows, of = stretch.rows, stretch.of
+        made = [of(part) for part in states]
+        slots, last = kernel.backward(
+            rows,
+            of(u),
+            weight_hh,
+            inputs.vectors,
+            stretch.initial,
+            made,
+            of(saved),
+            [of(gradient) for gradient in outer],
+            last,
+            reverse=reverse,
+            first=needed[5 : 5 + parts] if stretch.first else [True] * parts,
+        )
+        asked = ask(
+            plan,
+            rows,
+            of(x) if needed[1] else None,
+            inputs.weight_hh if needed[3] else None,
+            stretch.initial,
+            made,
+            of(saved),
+            reverse=reverse,
+            totals=summed,
+        )
+        kernel.gradients(slots, asked)
+        sums = asked if sums is None else sums.plus(asked)
+        d_x_here = of(d_x)
+        if d_x_here is not None:
+            _share_back(slots[:, : plan.program.inputs * H], inputs.weight_ih, d_x_here)
+    assert sums is not None, "there is a step"
     found: list[Tensor | None] = [
+        d_x,
+        sums.weight_ih,
         None,
-        asked.weight_ih,
+        sums.weight_hh,
         None,
-        asked.weight_hh,
-        None,
-        *first,
+        *last,
         *[None] * (len(inputs.vectors) + len(inputs.others)),
     ]
-    if needed[0]:
-        d_u = slots[:, : plan.program.inputs * H]
-        d_x = d_u if inputs.weight_ih is None else torch.mm(d_u, inputs.weight_ih)
-        found[0] = d_x.view(inputs.x.shape)
+    totals = sums.totals
     if totals is not None:
         if needed[2]:
             found[2] = totals[: plan.program.inputs * H]
@@ -203,6 +212,15 @@ def _backward(
             if needed[number] and slot >= 0:
                 found[number] = totals[slot * H : (slot + 1) * H].clone()  # .grad of each is changed in place by others
     return found
+
+
+def _share_back(d_u: Tensor, weight_ih: Tensor | None, d_x: Tensor) -> None:
+    """Fill in dL/dx (…, I) from dL/du (N, blocks·H); where there is no weight_ih they are the same."""
+    d_x = d_x.view(len(d_u), d_x.shape[-1])
+    if weight_ih is None:
+        d_x.copy_(d_u)
+    else:
+        torch.mm(d_u, weight_ih, out=d_x)
 
 
 def _plain(tensor: Tensor) -> Tensor:
