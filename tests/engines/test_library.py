@@ -70,8 +70,8 @@ def test_a_library_is_compiled_once_and_kept(counted: Counting, kernels: Path, c
     assert first.answer() == 41
     assert library.load(SOURCE % 41) is first
     assert [re.sub(r"[0-9.]+ s", "N s", record.message) for record in caplog.records] == [
-        f"my_cell_7: compiling with {counted.path}",
-        "my_cell_7: compiled in N s",
+        f"compiling my_cell_7 with {counted.path}",
+        "compiled my_cell_7 in N s",
     ]
     for _ in range(2):  # the next processes find it
         assert run("print(answer(41, 'my cell/7'))").said == "41"

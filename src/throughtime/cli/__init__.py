@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from throughtime import __version__
-from throughtime.cli import cells, compare, demo, measure, report, train
+from throughtime.cli import cells, compare, demo, measure, notes, report, train
 from throughtime.cli.options import spread
 from throughtime.cli.session import INTERRUPTED
 from throughtime.errors import ThroughtimeError
@@ -48,6 +48,7 @@ def top(
 
 def main() -> None:
     """Run the command; bad use and bad input end with status 2 and one line on stderr."""
+    notes.take()
     try:
         sys.exit(app(prog_name="throughtime", standalone_mode=False) or 0)
     except TyperException as error:

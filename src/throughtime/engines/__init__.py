@@ -1,4 +1,4 @@
-"""How a sequence is run. The engines are asked in order, fastest first; the result names who served."""
+"""How a sequence is run. The engines are asked in order, usually the fastest first; the result names who served."""
 
 from __future__ import annotations
 

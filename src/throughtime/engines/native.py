@@ -76,8 +76,8 @@ class Native(Engine):
 class NativeStack(StackEngine):
     """Whole stacks through torch.nn's kernels: layers, directions, packed sequences, dropout.
 
-    On the CPU they differentiate twice. cuDNN's do not: ask for engine="reference", or run the forward pass within
-    `torch.backends.cudnn.flags(enabled=False)`.
+    On the CPU their gradients can be differentiated again. cuDNN's cannot: ask for engine="reference", or run the
+    forward pass within `torch.backends.cudnn.flags(enabled=False)`.
     """
 
     name = "native"
@@ -113,7 +113,7 @@ def _why_not(cell: Cell, x: Tensor, damping: float | None) -> str | None:
     if torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return "torch.nn's kernels do not have the rules that torch.func and forward differentiation need."
     if theirs == "LSTM" and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        return "torch.nn's LSTM kernel fails under autocast on CPUs without bfloat16 instructions."
+        return "torch.nn's LSTM kernel fails under autocast on some CPUs, so it is not used there."
     return None
 
 

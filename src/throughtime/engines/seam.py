@@ -1,8 +1,8 @@
 """The seam: what is asked of an engine, and what it answers.
 
 Two kinds of work: a `Job` is one cell over one batch in one direction; a `Stack` is the layers of a module, in one
-or two directions. A stack engine of its own is worth having where whole stacks are served at once (torch.nn's
-kernels are); every other engine serves stacks through `layers.LayerByLayer`.
+or two directions. Compiled kernels and torch.nn's have a stack engine of their own; every other engine serves stacks
+through `layers.LayerByLayer`.
 
 Dimensions: T steps, B sequences, I inputs, H units, L layers, D directions, N packed rows (the sum of the lengths).
 """

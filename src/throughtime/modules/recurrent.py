@@ -42,19 +42,19 @@ class Recurrent(nn.Module):
     (output, State): the output (T, B, D·H), laid out and packed as x was. Parameters have torch.nn's names and
     layouts: `weight_ih_l{k}`, `weight_hh_l{k}`, `bias_ih_l{k}`, `bias_hh_l{k}`, `..._reverse`, and the cell's own.
 
-    `dropout` zeroes outputs of all layers but the last while training. `engine` is "auto" (the fastest that serves),
-    "cpu" or "triton" (kernels compiled from the cell's step), "native" (torch's own kernels) or "reference" (the step
-    in a loop); `served` names the one that served last. Parameters are drawn as torch.nn draws them, then
-    `forget_bias` (the sum of the gate's biases), `input_init` ("lecun"), `recurrent_init` ("orthogonal", "identity")
-    and `chrono` (the longest lag in steps) are applied in every layer and direction. Further keywords are the cell's
-    options.
+    `dropout` zeroes outputs of all layers but the last while training. `engine` is "cpu" (kernels compiled from
+    the cell's step), "native" (torch's own kernels), "triton" (compiled, on a GPU), "reference" (the step in a loop) or
+    "auto", the first of these that serves; `served` names the one that served last. Parameters are drawn as torch.nn
+    draws them, then `forget_bias` (the sum of the gate's biases), `input_init` ("lecun"), `recurrent_init`
+    ("orthogonal", "identity") and `chrono` (the longest lag in steps) are applied in every layer and direction. Further
+    keywords are the cell's options.
 
     With `recompute` the way back makes what it needs of each step again, in windows of √T steps: one more forward pass,
     and memory beside the outputs for √T steps alone, so that very long sequences fit. The numbers stay the same, to
     rounding in the parameters' gradients.
 
-    On the CPU every derivative of every order is there. On a GPU the native engine is cuDNN, which does not
-    differentiate twice: ask for engine="reference" there.
+    Gradients can be differentiated again, as often as one likes, but for those of cuDNN (`served` is "native" on a
+    GPU): ask for engine="reference" there.
 
     Raises CellError for sizes, options or inputs that do not fit, EngineError if the engine asked for cannot serve.
     """

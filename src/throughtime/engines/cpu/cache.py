@@ -129,7 +129,7 @@ def _home() -> Path:
     """The cache folder of this package. Raises OSError if there is none."""
     named = os.environ.get("THROUGHTIME_CACHE")
     if named:
-        return Path(named)
+        return Path(os.path.expanduser(named))
     # Without HOME the user database may name a folder, but who takes HOME away wants nothing written there.
     if not os.environ.get("XDG_CACHE_HOME") and not os.path.isdir(os.environ.get("HOME", "")):
         raise FileNotFoundError("there is no home folder (HOME)")

@@ -34,7 +34,7 @@ _HOW = (
     "variable CXX"
 )
 
-_log = logging.getLogger("throughtime")
+_log = logging.getLogger("throughtime.compiling")
 
 
 class NoCompiler(EngineError):  # noqa: N818 (a state of the machine, not a mistake)
@@ -79,12 +79,12 @@ def compile_library(source: str, name: str, folder: Path) -> Path:
     written.write_text(source, encoding="utf-8")
     written.chmod(0o600)  # whatever the umask
     code, words, started = 0, "", time.perf_counter()
-    _log.info("%s: compiling with %s", name, command[0])
+    _log.info("compiling %s with %s", name, command[0], extra={"begun": True})
     # An old compiler, or an assembler older than it, may not know this processor: the plain one is always known.
     for native in (_NATIVE, ()):
         code, words = _call([*command, *FLAGS, *native, written.name, "-o", library.name], folder)
         if code == 0 and library.is_file() and library.stat().st_size:
-            _log.info("%s: compiled in %.1f s", name, time.perf_counter() - started)
+            _log.info("compiled %s in %.1f s", name, time.perf_counter() - started)
             return library
         if code < 0:
             raise EngineError(

@@ -81,4 +81,4 @@ def _notice(reason: str) -> None:
     global _noticed
     if not _noticed:
         _noticed = True
-        warnings.warn(f"{reason} Until then slower engines serve.", EngineWarning, stacklevel=2)
+        warnings.warn(f'with engine="auto" slower engines serve: {reason}', EngineWarning, stacklevel=2)

@@ -17,7 +17,7 @@ from throughtime.engines.compiled.gradients import Asked
 from throughtime.engines.compiled.kernel import Kernel, Walked
 from throughtime.engines.compiled.plan import Plan, plan
 from throughtime.engines.compiled.rows import Rows
-from throughtime.engines.cpu.emit import source
+from throughtime.engines.cpu.emit import REALS, source
 from throughtime.engines.cpu.library import load
 from throughtime.engines.cpu.threads import parallel, threads_for
 from throughtime.engines.trace.program import Program
@@ -34,7 +34,7 @@ class CpuKernel(Kernel):
         self.program = program
         self.plan: Plan = plan(program)
         self.dtype = dtype
-        library = load(source(self.plan, dtype), name)
+        library = load(source(self.plan, dtype), f"{name} {REALS[dtype]}")
         self._forward, self._backward, self._gradients = library.forward, library.backward, library.gradients
         for function, given in ((self._forward, 1), (self._backward, 1), (self._gradients, 2)):
             function.argtypes, function.restype = [ctypes.c_char_p] * given, ctypes.c_int

@@ -30,7 +30,7 @@ from throughtime.engines.trace.graph import Graph, Operand, Ref
 from throughtime.engines.trace.tape import Entry, Pure, Slot, tensors, written
 
 
-class Untraceable(Exception):  # noqa: N818 - it is no error of anybody's: the reference engine serves
+class Untraceable(Exception):  # noqa: N818 - it is no error of anybody's: another engine serves
     """Why a step cannot be compiled, in one sentence."""
 
 

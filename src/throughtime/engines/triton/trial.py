@@ -35,7 +35,7 @@ def complaint(cell: Cell, dtype: torch.dtype, device: torch.device, run: Callabl
     if reason is None:
         return None
     sentence = f'Triton\'s kernels for "{cell.title}" are not used on {device}: {reason}.'
-    warnings.warn(f"{sentence} Slower engines serve; please report it.", EngineWarning, stacklevel=2)
+    warnings.warn(f"{sentence} Slower engines serve.", EngineWarning, stacklevel=2)
     return sentence
 
 

@@ -70,7 +70,7 @@ def follow(
     lengths: Tensor | None = None,
     parameters: Parameters | None = None,
 ) -> Trajectory:
-    """Run a cell over x (T, B, I) with the fastest engine that serves, without a gradient.
+    """Run a cell over x (T, B, I) with the first engine that serves, without a gradient.
 
     A module (`tt.RNN`, `tt.LSTM`, `tt.GRU`) of one layer and one direction stands for its cell and parameters; x is
     (T, B, I) whatever its `batch_first`.

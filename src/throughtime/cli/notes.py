@@ -1,0 +1,47 @@
+"""What the engines say while a verb works, as lines of the command: one cannot serve, a kernel is compiled."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import TextIO
+
+from throughtime.errors import EngineWarning
+
+
+def take() -> None:
+    """Have the engines' warnings, and word of what they compile, come as notes on stderr."""
+    warnings.showwarning = _show
+    log = logging.getLogger("throughtime.compiling")
+    log.addHandler(_COMPILING)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+class _Begun(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say what is begun; that it has ended shows by itself."""
+        if getattr(record, "begun", False):
+            _note(record.getMessage())
+
+
+_COMPILING = _Begun()
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, EngineWarning):
+        _note(str(message))
+    else:
+        (file or sys.stderr).write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+def _note(message: str) -> None:
+    sys.stderr.write(f"note: {message}\n")  # as it is now: a live line in the terminal takes it over
