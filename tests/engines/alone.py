@@ -14,7 +14,7 @@ SOURCE = 'extern "C" __attribute__((visibility("default"))) int answer() { retur
 
 # Everything is imported before the user changes: another user may not be able to read where Python lies.
 _BEGIN = f"""
-import filelock, os, platformdirs.unix, sys, threading, types, warnings
+import filelock, grp, os, platformdirs.unix, pwd, sys, threading, types, warnings
 for name in ("throughtime", "throughtime.engines", "throughtime.engines.cpu"):
     sys.modules[name] = package = types.ModuleType(name)
     package.__path__ = [os.path.join({str(ROOT / "src")!r}, *name.split("."))]

@@ -1,4 +1,4 @@
-"""What is loaded from the cache and what never is: damage, other people's files and folders, no room, no home.
+"""What is loaded from the cache and what never is: damage, other people's files and folders.
 
 The oracle is a library that gives a wrong answer, put where the right one belongs: whoever hears it has loaded what
 he should not have.
@@ -7,12 +7,9 @@ he should not have.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +24,6 @@ RIGHT, WRONG = 7, 666
 ASK = f"print(answer({RIGHT}))"
 ROOT_RUNS = os.geteuid() == 0
 NOBODY = 65534
-BARRED = NOBODY if ROOT_RUNS else os.geteuid()  # a user whom rights bind
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +62,9 @@ def key_of(entry: Path) -> str:
 
 def plant(entry: Path, content: bytes, key: str | None = None) -> None:
     """Put a library in the entry's place, with all that makes it a sound one of the key."""
-    (made := entry.with_name("planted")).write_bytes(content)
-    cache.keep(made, entry, key or key_of(entry))
-    made.unlink()
+    (made := entry.with_name("planted")).write_bytes(content + cache._trailer(key or key_of(entry), content))
+    made.chmod(0o600)
+    made.replace(entry)
 
 
 # -- files
@@ -134,6 +130,7 @@ SPOILED = {
     "of another key": of_another_key,
     "no library": bare_trailer,
     "no library of any kind": lambda path, wrong: path.write_bytes(b"#!/bin/sh\nexit 1\n" * 100),
+    "sound, but nothing to load": lambda path, wrong: plant(path, b"garbage"),
     "a link": linked,
     "a pipe": pipe,
     "the group may write": mode(0o620),
@@ -151,7 +148,8 @@ def test_a_spoiled_file_is_built_again_and_never_loaded(what: str, entry: Path, 
     assert run(ASK).said == str(RIGHT)
     assert counted.compiles == 2
     assert entry.stat(follow_symlinks=False).st_mode & 0o7777 == 0o600
-    assert cache.sound(entry, key_of(entry))
+    assert (made := cache.load(entry, key_of(entry))) is not None
+    assert made.answer() == RIGHT
     assert sorted(entry.parent.glob("elsewhere")) == before  # what a link leads to is left alone
 
 
@@ -160,6 +158,42 @@ def test_what_is_planted_here_would_be_loaded_if_it_were_ours(entry: Path, count
     plant(entry, wrong)
     assert run(ASK).said == str(WRONG)
     assert counted.compiles == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="the system does not name open files")
+def test_what_is_loaded_is_the_file_that_was_looked_at(entry: Path, wrong: bytes, monkeypatch: pytest.MonkeyPatch):
+    """Also if another stands in its place between the look and the loading."""
+    load = ctypes.CDLL
+
+    def exchanged(path: str) -> ctypes.CDLL:
+        plant(entry, wrong)
+        return load(path)
+
+    monkeypatch.setattr(ctypes, "CDLL", exchanged)
+    assert library.load(SOURCE % RIGHT).answer() == RIGHT
+    library._loaded.clear()
+    assert library.load(SOURCE % RIGHT).answer() == WRONG  # it does stand there
+
+
+def test_libraries_that_are_loaded_one_after_the_other_are_different_ones(kernels: Path, counted: Counting):
+    """Their files are opened under the same number, and the dynamic loader knows libraries by name."""
+    assert run("print(*map(answer, range(70, 80)))").said == " ".join(map(str, range(70, 80)))
+    assert [library.load(SOURCE % number).answer() for number in range(70, 80)] == list(range(70, 80))
+    assert counted.compiles == 10
+
+
+def test_what_does_not_load_is_not_kept(tmp_path: Path, kernels: Path, monkeypatch: pytest.MonkeyPatch):
+    garbage = f'''if [ ! -e "{tmp_path}/mended" ]; then
+  for word; do [ "$last" = -o ] && echo garbage > "$word"; last=$word; done; exit 0
+fi'''
+    made = counting(tmp_path, compiler.compiler() or "", garbage)
+    monkeypatch.setenv("CXX", str(made.path))
+    with pytest.warns(EngineWarning, match="not kept"), pytest.raises(EngineError, match="another compiler in CXX"):
+        library.load(SOURCE % 26)
+    assert {file.suffix for file in kernels.iterdir()} == {".lock"}
+    (tmp_path / "mended").touch()
+    assert library.load(SOURCE % 26).answer() == 26
+    assert {file.suffix for file in kernels.iterdir()} == {".lock", ".so"}
 
 
 def test_a_folder_in_the_files_place_is_said_and_gone_around(entry: Path):
@@ -247,147 +281,3 @@ def test_nothing_is_made_in_a_folder_that_others_may_write_to(tmp_path: Path, ke
     ended = run(ASK)
     assert (ended.said, ended.notices) == (str(RIGHT), 1)
     assert list(kernels.parent.iterdir()) == []
-
-
-# -- no place
-
-
-@pytest.fixture
-def open_place() -> Iterator[Path]:
-    """A folder that another user reaches too."""
-    made = Path(tempfile.mkdtemp()).resolve()
-    made.chmod(0o755)
-    yield made
-    for folder in [made, *(path for path in made.rglob("*") if path.is_dir() and not path.is_symlink())]:
-        folder.chmod(0o700)
-    shutil.rmtree(made)
-
-
-def test_a_read_only_folder_is_said_once_and_gone_around(open_place: Path):
-    (home := open_place / "cache").mkdir(mode=0o500)
-    os.chown(home, BARRED, -1)
-    ended = run("print(answer(1), answer(2))", BARRED, THROUGHTIME_CACHE=home)
-    assert (ended.said, ended.notices) == ("1 2", 1)
-    assert "Permission denied" in ended.stderr
-    assert list(home.iterdir()) == []
-
-
-def test_a_read_only_folder_still_serves_what_it_holds(open_place: Path):
-    os.chown(open_place, BARRED, -1)
-    made = counting(open_place, compiler.compiler() or "")
-    where = {"THROUGHTIME_CACHE": open_place / "cache", "CXX": made.path}
-    assert run(ASK, BARRED, **where).said == str(RIGHT)
-    kernels = open_place / "cache" / "kernels"
-    [lock] = kernels.glob("*.lock")
-    lock.unlink()  # what is there needs none, nor a place for one
-    kernels.chmod(0o500)
-    ended = run(ASK, BARRED, **where)
-    assert (ended.said, ended.stderr, made.compiles) == (str(RIGHT), "", 1)
-    ended = run("print(answer(8))", BARRED, **where)
-    assert (ended.said, ended.notices) == ("8", 1)
-
-
-def test_rights_are_the_owners_also_under_a_umask_that_takes_all(open_place: Path):
-    os.chown(open_place, BARRED, -1)
-    ended = run(f"os.umask(0o777); {ASK}", BARRED, THROUGHTIME_CACHE=open_place / "a" / "b")
-    assert (ended.said, ended.stderr) == (str(RIGHT), "")
-    for folder in ("a", "a/b", "a/b/kernels"):
-        assert (open_place / folder).stat().st_mode & 0o777 == 0o700
-    assert {file.stat().st_mode & 0o777 for file in (open_place / "a/b/kernels").iterdir()} == {0o600}
-
-
-def test_a_folder_that_cannot_be_made_is_gone_around(tmp_path: Path):
-    (tmp_path / "file").touch()
-    ended = run(ASK, THROUGHTIME_CACHE=tmp_path / "file" / "cache")
-    assert (ended.said, ended.notices) == (str(RIGHT), 1)
-    assert "Not a directory" in ended.stderr
-
-
-def test_a_disk_that_is_full_when_the_library_is_written(kernels: Path, monkeypatch: pytest.MonkeyPatch):
-    def full(path: Path, content: bytes) -> None:
-        path.write_bytes(content[:100])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(cache, "write_through", full)
-    with pytest.warns(EngineWarning, match=f"No space left on device: '{kernels}'"):
-        assert library.load(SOURCE % 20).answer() == 20
-    assert library.load(SOURCE % 21).answer() == 21  # a second warning would be an error
-    assert {file.suffix for file in kernels.iterdir()} == {".lock"}
-
-
-def test_a_disk_that_is_full_when_the_compiler_writes(tmp_path: Path, kernels: Path, monkeypatch: pytest.MonkeyPatch):
-    words = "case $(pwd) in *cache*) echo 'fatal error: x.s: No space left on device' >&2; exit 1;; esac"
-    monkeypatch.setenv("CXX", str(counting(tmp_path, compiler.compiler() or "", words).path))
-    with pytest.warns(EngineWarning, match="No space left on device"):
-        assert library.load(SOURCE % 22).answer() == 22
-    assert {file.suffix for file in kernels.iterdir()} == {".lock"}
-
-
-def test_a_disk_so_full_that_even_the_compilers_words_are_lost(
-    tmp_path: Path, kernels: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv(
-        "CXX", str(counting(tmp_path, compiler.compiler() or "", "case $(pwd) in *cache*) exit 1;; esac").path)
-    )
-
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-    monkeypatch.setattr(compiler, "write_through", full)
-    with pytest.warns(EngineWarning, match="No space left on device"):
-        assert library.load(SOURCE % 25).answer() == 25
-
-
-def test_no_room_anywhere_is_an_error(tmp_path: Path, kernels: Path, monkeypatch: pytest.MonkeyPatch):
-    words = "echo 'fatal error: x.s: No space left on device' >&2; exit 1"
-    monkeypatch.setenv("CXX", str(counting(tmp_path, compiler.compiler() or "", words).path))
-    with pytest.warns(EngineWarning), pytest.raises(EngineError, match="THROUGHTIME_CACHE"):
-        library.load(SOURCE % 23)
-
-
-def test_a_folder_that_programs_may_not_be_run_from_is_gone_around(kernels: Path, monkeypatch: pytest.MonkeyPatch):
-    def from_outside(path: str) -> ctypes.CDLL:
-        if str(kernels) in path:
-            raise OSError(f"{path}: failed to map segment from shared object")
-        return ctypes.PyDLL(path)
-
-    monkeypatch.setattr(library.ctypes, "CDLL", from_outside)
-    with pytest.warns(EngineWarning, match="failed to map"):
-        assert library.load(SOURCE % 24).answer() == 24
-
-
-@pytest.mark.parametrize("home", [None, "", "absent"])
-def test_without_a_home_nothing_is_kept(home: str | None, tmp_path: Path):
-    named = str(tmp_path / home) if home else home
-    ended = run(ASK, THROUGHTIME_CACHE=None, XDG_CACHE_HOME=None, HOME=named)
-    assert (ended.said, ended.notices) == (str(RIGHT), 1)
-    assert "there is no home folder" in ended.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_users_cache_folder_is_used(tmp_path: Path):
-    (home := tmp_path / "home").mkdir()
-    ended = run(ASK, THROUGHTIME_CACHE="", XDG_CACHE_HOME=None, HOME=home)
-    assert (ended.said, ended.stderr) == (str(RIGHT), "")
-    [made] = home.rglob("*.so")
-    assert made.parent.parts[-2:] == ("throughtime", "kernels")
-    ended = run(ASK, THROUGHTIME_CACHE=None, XDG_CACHE_HOME=tmp_path / "xdg", HOME=None)
-    assert (ended.said, ended.stderr) == (str(RIGHT), "")
-    assert len(list((tmp_path / "xdg" / "throughtime" / "kernels").glob("*.so"))) == 1
-
-
-def test_what_is_compiled_for_one_process_leaves_nothing(tmp_path: Path):
-    (temporary := tmp_path / "temporary").mkdir()
-    (tmp_path / "file").touch()
-    ended = run("print(answer(1), answer(2), answer(1))", THROUGHTIME_CACHE=tmp_path / "file", TMPDIR=temporary)
-    assert (ended.said, ended.notices) == ("1 2 1", 1)
-    assert list(temporary.iterdir()) == []
-
-
-def test_a_temporary_folder_that_others_reach_is_not_used_either(tmp_path: Path):
-    (temporary := tmp_path / "temporary").mkdir()
-    temporary.chmod(0o777)
-    (tmp_path / "file").touch()
-    task = "try: answer(1)\nexcept Exception as error: print(type(error).__name__, error)"
-    ended = run(task, THROUGHTIME_CACHE=tmp_path / "file", TMPDIR=temporary)
-    assert ended.said.startswith("EngineError kernel can neither be kept nor loaded here (others may write to")

@@ -315,6 +315,7 @@ def test_no_compiler_says_what_to_install(named: str, kernels: Path, monkeypatch
     reason = library.why_not()
     assert reason is not None
     assert f'CXX is set to "{named}"' in reason
+    assert reason.endswith(".")
     assert not kernels.exists()
 
 
@@ -356,8 +357,52 @@ def test_a_compiler_that_does_not_start_is_an_error(tmp_path: Path, monkeypatch:
 @needs_compiler
 def test_a_compiler_that_makes_nothing_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     misbehaving(tmp_path, monkeypatch, "exit 0")
-    with pytest.raises(EngineError, match="it said nothing"):
+    with pytest.raises(EngineError, match=r'it said nothing\. Name another one .*engine="reference"\.$'):
         library.load(SOURCE % 15)
+
+
+@needs_compiler
+def test_a_compiler_in_a_folder_whose_name_is_no_text(tmp_path: Path, counted: Counting, monkeypatch):
+    """Names of files are bytes; these are no UTF-8."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/p\xff"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system has names of text only")
+    (folder / "c++").symlink_to(counted.path)
+    monkeypatch.setenv("CXX", f"{folder / 'c++'} -DX{os.fsdecode(bytes([255]))}")
+    assert library.load(SOURCE % 17).answer() == 17
+    assert run("print(answer(17))").said == "17"
+    assert counted.compiles == 1
+
+
+@needs_compiler
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_of_a_compilers_words_some_are_shown_and_none_that_steer_a_terminal(
+    lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = f"""{{
+  printf 'error: \\033[2J\\000\\177\\302\\233 caf\\303\\251\\n'
+  i=0; while [ $i -lt 20 ]; do printf '%05000d' 0; [ {lines} = 1 ] || echo; i=$((i + 1)); done
+}} >&2; exit 1"""
+    misbehaving(tmp_path, monkeypatch, words)
+    with pytest.raises(EngineError) as caught:
+        library.load(SOURCE % 18)
+    said = str(caught.value)
+    assert "error: \N{REPLACEMENT CHARACTER}[2J" in said
+    assert "café" in said
+    assert all(letter.isprintable() or letter == "\n" for letter in said)
+    assert 2000 < len(said) < 2500
+    assert said.endswith('or use engine="reference".')
+
+
+@needs_compiler
+def test_of_a_compilers_words_no_more_is_read_than_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither are they all kept in memory."""
+    misbehaving(tmp_path, monkeypatch, "head -c 3000000 /dev/zero | tr '\\0' x >&2; exit 1")
+    (folder := tmp_path / "folder").mkdir()
+    code, words = compiler._call([os.environ["CXX"]], folder)
+    assert (code, words) == (1, "x" * 2**16)
 
 
 @needs_compiler

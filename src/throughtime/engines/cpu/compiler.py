@@ -26,7 +26,8 @@ TIMEOUT = 120.0  # seconds; a kernel takes about one, a machine with every core 
 FLAGS: tuple[str, ...] = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden")
 
-_LINES = 8  # of the compiler's words, in an error
+_READ = 1 << 16  # bytes of the compiler's words
+_LINES, _LETTERS = 8, 2000  # of them, in an error
 _NO_SUCH_PROCESSOR = re.compile(r"march|mcpu|native|instruction")
 _NO_ROOM = re.compile(r"No space left|quota exceeded")
 _HOW = (
@@ -54,7 +55,7 @@ def why_not() -> str | None:
     if os.name != "posix":
         return "kernels are compiled on Linux and macOS only."
     if os.environ.get("CXX") is not None:
-        return f'CXX is set to "{os.environ["CXX"]}", which is no C++ compiler: unset it, or {_HOW}.'
+        return f'CXX is set to "{_plain(os.environ["CXX"])}", which is no C++ compiler: unset it, or {_HOW}.'
     return f"there is no C++ compiler: {_HOW}."
 
 
@@ -79,7 +80,8 @@ def compile_library(source: str, name: str, folder: Path) -> Path:
     written.write_text(source, encoding="utf-8")
     written.chmod(0o600)  # whatever the umask
     code, words, started = 0, "", time.perf_counter()
-    _log.info("compiling %s with %s", name, command[0], extra={"begun": True})
+    called = _plain(command[0])
+    _log.info("compiling %s with %s", name, called, extra={"begun": True})
     # An old compiler, or an assembler older than it, may not know this processor: the plain one is always known.
     for native in (_NATIVE, ()):
         code, words = _call([*command, *FLAGS, *native, written.name, "-o", library.name], folder)
@@ -88,7 +90,7 @@ def compile_library(source: str, name: str, folder: Path) -> Path:
             return library
         if code < 0:
             raise EngineError(
-                f"the compiler {command[0]} was killed by {_signal(-code)} while it compiled {name}; "
+                f"the compiler {called} was killed by {_signal(-code)} while it compiled {name}; "
                 'was there too little memory? Run again, or use engine="reference".'
             )
         if not _NO_SUCH_PROCESSOR.search(words):
@@ -96,18 +98,20 @@ def compile_library(source: str, name: str, folder: Path) -> Path:
     if _NO_ROOM.search(words):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     write_through(folder / "room", bytes(1 << 20))  # a full disk may have swallowed the words as well
-    said = "\n".join(words.splitlines()[:_LINES]) or "it said nothing"
+    said = "\n".join(words.splitlines()[:_LINES])[:_LETTERS].rstrip()
+    said = f"it said:\n{said}\n" if said else "it said nothing. "
     raise EngineError(
-        f"the compiler {command[0]} could not compile {name} (status {code}); name another one in the environment "
-        f'variable CXX, or use engine="reference". It said:\n{said}'
+        f"the compiler {called} could not compile {name} (status {code}); {said}"
+        'Name another one in the environment variable CXX, or use engine="reference".'
     )
 
 
 def _call(command: list[str], folder: Path) -> tuple[int, str]:
-    """Run the compiler in the folder; its status (negative: the signal that killed it) and its words."""
+    """Run the compiler in the folder; its status (negative: the signal that killed it) and its first words."""
     # English words, whose meaning is looked at; its temporary files where nobody else can reach, and where they are
     # swept up if it is killed.
     surroundings = {**os.environ, "LC_ALL": "C", "TMPDIR": str(folder)}
+    called = _plain(command[0])
     # Words go to a file: a pipe would be held open by children of a compiler that was killed.
     with open(folder / "words", "w+b") as words:
         try:
@@ -122,7 +126,7 @@ def _call(command: list[str], folder: Path) -> tuple[int, str]:
                 start_new_session=True,
             )
         except OSError as error:
-            raise EngineError(f"the compiler {command[0]} does not start ({error.strerror}): {_HOW}.") from error
+            raise EngineError(f"the compiler {called} does not start ({error.strerror}): {_HOW}.") from error
         try:
             code = process.wait(TIMEOUT)
         except BaseException as error:  # an interrupt too: the compiler's own children end with it
@@ -131,12 +135,19 @@ def _call(command: list[str], folder: Path) -> tuple[int, str]:
             process.wait()
             if isinstance(error, subprocess.TimeoutExpired):
                 raise EngineError(
-                    f"the compiler {command[0]} took longer than {TIMEOUT:.0f} s and was stopped; run again when the "
+                    f"the compiler {called} took longer than {TIMEOUT:.0f} s and was stopped; run again when the "
                     'machine is less busy, or use engine="reference".'
                 ) from None
             raise
         words.seek(0)
-        return code, words.read().decode(errors="replace")
+        return code, _plain(words.read(_READ).decode(errors="replace"))
+
+
+def _plain(text: str) -> str:
+    """Text that can be shown: what would steer a terminal, and what is no text, becomes a question mark in a box."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
 
 
 def _signal(number: int) -> str:

@@ -47,9 +47,11 @@ def load(source: str, name: str = "kernel") -> ctypes.CDLL:
 
 
 def _obtain(source: str, name: str) -> ctypes.CDLL:
-    key = hashlib.sha256("\n".join([cache.FORMAT.decode(), identity(), source]).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\n".join([cache.FORMAT.decode(), identity(), source]).encode(errors="surrogateescape")
+    ).hexdigest()
     try:
-        return ctypes.CDLL(str(_kept(source, name, key)))
+        return _kept(source, name, key)
     except OSError as error:
         _notice(error)
     try:
@@ -59,33 +61,35 @@ def _obtain(source: str, name: str) -> ctypes.CDLL:
     except OSError as error:
         raise EngineError(
             f"{name} can neither be kept nor loaded here ({error}); name a folder of your own in the "
-            'environment variable THROUGHTIME_CACHE, or use engine="reference".'
+            'environment variable THROUGHTIME_CACHE, another compiler in CXX, or use engine="reference".'
         ) from error
 
 
-def _kept(source: str, name: str, key: str) -> Path:
-    """The library's file in the cache, made if it is not there and sound. Raises OSError where that cannot be."""
+def _kept(source: str, name: str, key: str) -> ctypes.CDLL:
+    """The library in the cache, made if it is not there and sound. Raises OSError where that cannot be."""
     stem = f"{name}-{key}"
     folder = cache.place()
     path = folder / f"{stem}.so"
-    if cache.sound(path, key):
-        return path
+    library = cache.load(path, key)
+    if library is not None:
+        return library
     from filelock import FileLock, Timeout
 
     try:
-        # The system drops the lock of a dead process, so one that was killed keeps nobody out.
-        with FileLock(folder / f"{stem}.lock", timeout=WAIT, mode=0o600):
-            if not cache.sound(path, key):  # else another process made it meanwhile
+        # The system drops the lock of a dead process, so one that was killed keeps nobody out; a soft lock would.
+        with FileLock(folder / f"{stem}.lock", timeout=WAIT, mode=0o600, fallback_to_soft=False):
+            library = cache.load(path, key)
+            if library is None:  # else another process made it meanwhile
                 cache.sweep(folder, stem)
                 with cache.workplace(folder, stem) as own:
-                    cache.keep(compile_library(source, name, own), path, key)
+                    library = cache.keep(compile_library(source, name, own), path, key)
     except Timeout:
         raise TimeoutError(f"another process has been compiling {path} for {WAIT:.0f} s") from None
     except OSError as error:
         if error.errno and not error.filename:  # a full disk does not say which
             error.filename = str(folder)
         raise
-    return path
+    return library
 
 
 def _notice(error: OSError) -> None:
