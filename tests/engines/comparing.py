@@ -33,6 +33,7 @@ def _known() -> dict[str, Callable[..., Cell]]:
 
 
 KINDS: dict[str, Callable[..., Cell]] = {**_known(), **{kind.__name__: kind for kind in MADE}}
+EARLY = [kind for kind in KINDS if not kind.startswith("feedforward")]  # whose sequences may end early
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 import throughtime as tt
 from tests.engines.cells import Levels, OwnShare
-from tests.engines.comparing import DTYPES, KINDS, Case, agrees, case, run, seen
+from tests.engines.comparing import DTYPES, EARLY, KINDS, Case, agrees, case, run, seen
 
 pytestmark = pytest.mark.compiler
 
@@ -43,7 +43,7 @@ def test_agrees_at_every_size(kind: str, units: int, dtype: torch.dtype) -> None
 LENGTHS = [[4, 2, 3, 3, 4], [0, 1, 4, 0, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [3, 3, 2, 1, 0]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EARLY)
 def test_sequences_that_end_early(kind: str) -> None:
     """Lengths of 0 and 1 among them, in any order; gradients arrive at the states held past the end too."""
     for lengths in LENGTHS:
@@ -70,8 +70,9 @@ def test_gradients_from_one_place_alone(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_output_alone_is_asked_for(kind: str) -> None:
     """Without the inside the states before the last part and the gates are not there, and all else is the same."""
-    for lengths in (None, [2, 0, 4]):
-        agrees(case(kind, *SMALL, lengths=lengths), inside=False)
+    agrees(case(kind, *SMALL), inside=False)
+    if kind in EARLY:
+        agrees(case(kind, *SMALL, lengths=[2, 0, 4]), inside=False)
     given = case(kind, *SMALL)
     assert list(run(given, "cpu", inside=False).states) == [given.cell.parts[-1]]
     assert not run(given, "cpu", inside=False).gates

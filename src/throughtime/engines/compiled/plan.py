@@ -65,6 +65,18 @@ class Plan:
         return tuple(found)
 
     @cached_property
+    def hears(self) -> tuple[bool, ...]:
+        """The parts whose state before a step has a gradient that may be other than zero."""
+        return tuple(
+            read is not None or bool(products) for read, products in zip(self.program.d_read, self.carried, strict=True)
+        )
+
+    @cached_property
+    def hears_input(self) -> bool:
+        """Whether the input's share has."""
+        return any(node is not None for node in self.program.d_u)
+
+    @cached_property
     def blocks(self) -> int:
         """How many blocks of weight_hh have a gradient."""
         return len({block for run in self.weight_runs for block in range(run.block, run.block + run.count)})

@@ -21,6 +21,7 @@ from throughtime.engines.compiled.kernel import Kernel
 from throughtime.engines.compiled.rows import Rows
 from throughtime.engines.compiled.stretches import stretches
 from throughtime.engines.trace import Traced
+from throughtime.errors import EngineError
 
 
 class Course(NamedTuple):
@@ -53,7 +54,7 @@ class Inputs(NamedTuple):
     bias_hh: Tensor | None
     initial: tuple[Tensor, ...]  # (B, H) or (1, B, H) a part
     vectors: tuple[Tensor, ...]  # (H,) each; kernels give their gradients
-    others: tuple[Tensor, ...]  # if there are vectors, all parameters: the cell's own step gives gradients of these
+    others: tuple[Tensor, ...]  # the parameters that these hang on; the cell's own step gives gradients of them
 
     @classmethod
     def of(cls, course: Course, tensors: Sequence[Any]) -> Inputs:
@@ -86,7 +87,7 @@ def run(course: Course, x: Tensor, initial: Sequence[Tensor], *, shared: bool) -
         given.get("bias_hh") if recurrent else None,
         *initial,
         *vectors,
-        *(given.values() if vectors else ()),
+        *(given[name] for name in course.traced.hung_on),
     )
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         made = _Run.apply(course, *tensors)  # type: ignore[no-untyped-call]
@@ -193,20 +194,24 @@ def _backward(
         if d_x_here is not None:
             _share_back(slots[:, : plan.program.inputs * H], inputs.weight_ih, d_x_here)
     assert sums is not None, "there is a step"
+    if course.rows.batch_sizes is None:
+        last = [gradient if heard else None for gradient, heard in zip(last, plan.hears, strict=True)]
     found: list[Tensor | None] = [
         d_x,
         sums.weight_ih,
         None,
-        sums.weight_hh,
+        sums.weight_hh if plan.weight_runs else None,
         None,
         *last,
         *[None] * (len(inputs.vectors) + len(inputs.others)),
     ]
+    if not plan.hears_input:
+        found[0] = found[1] = None
     totals = sums.totals
     if totals is not None:
-        if needed[2]:
+        if needed[2] and plan.hears_input:
             found[2] = totals[: plan.program.inputs * H]
-        if needed[4] and inputs.bias_hh is not None:
+        if needed[4] and inputs.bias_hh is not None and plan.bias_runs:
             found[4] = bias_gradient(plan, totals, inputs.bias_hh, H)
         for number, slot in enumerate(plan.of_vector, 5 + parts):
             if needed[number] and slot >= 0:
@@ -235,7 +240,15 @@ def _plain_if(tensor: Tensor | None) -> Tensor | None:
 def _by_steps(
     course: Course, tensors: Sequence[Tensor | None], needed: Sequence[bool], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """The same gradients through the cell's own step under autograd, which differentiates again, and through gates."""
+    """The same gradients through the cell's own step under autograd, which differentiates again, and through gates.
+
+    Raises EngineError if the cell has changed since it was run.
+    """
+    if not course.traced.holds(course.cell):
+        raise EngineError(
+            f'"{course.cell.title}", or what its step reads, was changed between the forward and the backward pass: '
+            'change it after the backward pass, or use engine="reference".'
+        )
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         fresh = [
@@ -256,7 +269,7 @@ def _by_steps(
 def _stepped(course: Course, inputs: Inputs) -> list[Tensor]:
     """What `_forward` puts out, by the cell's step, one step at a time."""
     cell, rows = course.cell, course.rows
-    given = dict(course.parameters) | dict(zip(course.parameters, inputs.others, strict=False))
+    given = dict(course.parameters) | dict(zip(course.traced.hung_on, inputs.others, strict=True))
     bound = {"weight_hh": inputs.weight_hh, "bias_hh": inputs.bias_hh}
     W = cell.weights(given | {name: value for name, value in bound.items() if value is not None})
     blocks = inputs.share().chunk(len(cell.inputs), dim=-1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.nn import functional as F
+from torch.utils._device import DeviceContext
 
 from throughtime.cells.cell import Cell, Parameters, State
 from throughtime.engines.compiled.kernel import Kernel
@@ -56,6 +57,24 @@ class Kept:
             self._made.setdefault(cell, {})[dtype] = found
         return found[1]
 
+    def why_not(self, cell: Cell, parameters: Parameters, dtype: torch.dtype, *, plain: bool) -> str | None:
+        """Why the cell cannot be run with these parameters, in a sentence.
+
+        `plain`: all sequences run forward to the last step of x.
+        """
+        ready = self.ready(cell, dtype)
+        if isinstance(ready, str):
+            return ready
+        for name, _ in ready.shapes:
+            if name not in parameters:
+                return f'"{name}" is not among the parameters, and compiled kernels of "{cell.title}" read it.'
+        if not plain and _has_own_share(cell):
+            return (
+                f'"{cell.title}" makes the share of its inputs itself and may look along time: compiled kernels run it '
+                "forward only, on sequences of one length."
+            )
+        return None
+
     def held(self, cell: Cell, dtype: torch.dtype) -> Ready:
         """As `ready` said a moment ago, when the engine was asked whether it serves."""
         of_cell = self._made.get(cell)
@@ -76,7 +95,7 @@ def why_not(parameters: Parameters, x: Tensor, batch: int, damping: float | None
     if _watched(x, *parameters.values()):
         return (
             "compiled kernels do not show the operators that are looked at here (by torch.export, torch.jit.trace, a "
-            "dispatch mode, or tensors of a class of their own)."
+            "mode of torch's, or tensors of a class of their own)."
         )
     dtype = dtype_of(parameters, x)
     if dtype not in DTYPES:
@@ -95,7 +114,15 @@ def _watched(*tensors: Tensor) -> bool:
     for tensor in tensors:
         if type(tensor) is not Parameter and type(tensor) is not Tensor:
             return True
+    for level in range(torch._C._len_torch_function_stack()):
+        if not isinstance(torch._C._get_function_stack_at(level), DeviceContext):
+            return True
     return bool(torch._C._len_torch_dispatch_stack()) or torch._C._get_tracing_state() is not None
+
+
+def _has_own_share(cell: Cell) -> bool:
+    """Whether the input's share is other than a product with weight_ih."""
+    return type(cell).share is not Cell.share or "share" in cell.__dict__
 
 
 def run_job(job: Job, engine: str, kept: Kept) -> Unrolled:
@@ -176,7 +203,7 @@ def _serve(
     reverse: bool = False,
 ) -> Done:
     """Run x (T, B, I), or packed (N, I); what is put out has x's leading dimensions, and `initial`'s shape."""
-    course = Course(ready.kernel, ready.traced, cell, parameters, rows, reverse, inside)
+    course = Course(ready.kernel, ready.traced, cell, dict(parameters), rows, reverse, inside)
     if not torch._C._is_any_autocast_enabled():
         return _run(course, ready, x, initial)
     with torch.autocast(x.device.type, enabled=False):
@@ -197,7 +224,7 @@ def _run(course: Course, ready: Ready, x: Tensor, initial: list[Tensor]) -> Done
         value = course.parameters[name]
         if value.shape != shape or value.dtype is not dtype or value.device != device:
             raise _unfit(name, value, shape, dtype, device)
-    if type(cell).share is Cell.share:
+    if not _has_own_share(cell):
         return run(course, x, initial, shared=False)
     share = cell.share(x, course.parameters)
     some = next(iter(share.values()))

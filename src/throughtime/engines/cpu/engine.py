@@ -25,7 +25,8 @@ class Cpu(Engine):
 
     def why_not(self, job: Job) -> str | None:
         """Cells whose step cannot be traced or compiled, other devices and dtypes, torch.func."""
-        return _why_not(job.cell, job.parameters, job.x, job.state[job.cell.parts[0]].shape[0], job.damping)
+        batch, plain = job.state[job.cell.parts[0]].shape[0], job.lengths is None
+        return _why_not(job.cell, job.parameters, job.x, batch, job.damping, plain=plain)
 
     def run(self, job: Job) -> Unrolled:
         """Compile the cell's kernel, unless that was done before, and run it."""
@@ -40,8 +41,9 @@ class CpuStack(StackEngine):
     def why_not(self, stack: Stack) -> str | None:
         """As for each of its layers."""
         batch = stack.state[stack.cells[0].parts[0]].shape[1]
+        plain = stack.batch_sizes is None and stack.directions == 1
         for cell, parameters in zip(stack.cells, stack.parameters[:: stack.directions], strict=True):
-            reason = _why_not(cell, parameters, stack.x, batch, stack.damping)
+            reason = _why_not(cell, parameters, stack.x, batch, stack.damping, plain=plain)
             if reason is not None:
                 return reason
         return None
@@ -51,14 +53,13 @@ class CpuStack(StackEngine):
         return run_stack(stack, self.name, _kept)
 
 
-def _why_not(cell: Cell, parameters: Parameters, x: Tensor, batch: int, damping: float | None) -> str | None:
+def _why_not(
+    cell: Cell, parameters: Parameters, x: Tensor, batch: int, damping: float | None, *, plain: bool
+) -> str | None:
     if not x.is_cpu:
         return f"compiled kernels run on the processor, and x is on {x.device}."
     reason = why_not(parameters, x, batch, damping)
-    if reason is None:
-        found = _kept.ready(cell, dtype_of(parameters, x))
-        reason = found if isinstance(found, str) else None
-    return reason
+    return reason or _kept.why_not(cell, parameters, dtype_of(parameters, x), plain=plain)
 
 
 def _compiled(trace: Traced, cell: Cell, dtype: torch.dtype) -> Kernel | str:

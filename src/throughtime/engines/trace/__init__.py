@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Thread
 from weakref import WeakKeyDictionary
 
@@ -38,6 +39,11 @@ class Traced:
         some = [found[slot].to(self.dtype) for slot in self._followed.slots]
         # As numbers that lie in memory so: an engine reads them there, also where torch has marked them as negated.
         return [vector.reshape(-1).expand(self.units).resolve_neg().contiguous() for vector in some]
+
+    @cached_property
+    def hung_on(self) -> tuple[str, ...]:
+        """The parameters that the vectors hang on, by name."""
+        return tuple(dict.fromkeys(entry for entry in self._followed.tape if isinstance(entry, str)))
 
     def holds(self, cell: Cell) -> bool:
         """Whether what the trace has baked in is unchanged; a few microseconds."""

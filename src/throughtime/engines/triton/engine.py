@@ -28,7 +28,8 @@ class Triton(Engine):
 
     def why_not(self, job: Job) -> str | None:
         """Cells whose step cannot be traced, other devices and dtypes, torch.func; Triton itself is not there."""
-        return _why_not(job.cell, job.parameters, job.x, job.state[job.cell.parts[0]].shape[0], job.damping)
+        batch, plain = job.state[job.cell.parts[0]].shape[0], job.lengths is None
+        return _why_not(job.cell, job.parameters, job.x, batch, job.damping, plain=plain)
 
     def run(self, job: Job) -> Unrolled:
         """Run the cell's kernel; Triton compiles it at the first call, for seconds, and keeps it in its own cache."""
@@ -43,8 +44,9 @@ class TritonStack(StackEngine):
     def why_not(self, stack: Stack) -> str | None:
         """As for each of its layers."""
         batch = stack.state[stack.cells[0].parts[0]].shape[1]
+        plain = stack.batch_sizes is None and stack.directions == 1
         for cell, parameters in zip(stack.cells, stack.parameters[:: stack.directions], strict=True):
-            reason = _why_not(cell, parameters, stack.x, batch, stack.damping)
+            reason = _why_not(cell, parameters, stack.x, batch, stack.damping, plain=plain)
             if reason is not None:
                 return reason
         return None
@@ -54,14 +56,15 @@ class TritonStack(StackEngine):
         return run_stack(stack, self.name, _kept)
 
 
-def _why_not(cell: Cell, parameters: Parameters, x: Tensor, batch: int, damping: float | None) -> str | None:
+def _why_not(
+    cell: Cell, parameters: Parameters, x: Tensor, batch: int, damping: float | None, *, plain: bool
+) -> str | None:
     reason = _of_device(x.device) or why_not(parameters, x, batch, damping)
+    dtype = dtype_of(parameters, x)
+    reason = reason or _kept.why_not(cell, parameters, dtype, plain=plain)
     if reason is not None:
         return reason
-    dtype = dtype_of(parameters, x)
-    found = _kept.ready(cell, dtype)
-    if isinstance(found, str):
-        return found
+    found = _kept.held(cell, dtype)
     if len(found.traced.program.products) * cell.hidden_size**2 > MOST_WEIGHTS:
         return f"products of {cell.hidden_size} units are too large for one program instance; torch's own are faster."
     return _complaint(cell, found.kernel, dtype, x.device) if x.is_cuda else None
