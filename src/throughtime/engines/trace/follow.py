@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import random
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from throughtime.cells.cell import Cell, Gates, Share, State, Weights
+from throughtime.engines.trace import gradients
 from throughtime.engines.trace.derive import Derived, Found, derive
 from throughtime.engines.trace.graph import Ref
 from throughtime.engines.trace.interpret import numbers
 from throughtime.engines.trace.program import Node, Product, Program
+from throughtime.engines.trace.proof import close, same_ways
 from throughtime.engines.trace.record import Recorder, Untraceable, Value
 from throughtime.engines.trace.tape import Entry, needed
-
-_ALLOWED = {torch.float64: 1e-11, torch.float32: 1e-3}  # relative; far above rounding, far below a mistake
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,31 @@ def follow(cell: Cell, dtype: torch.dtype) -> Followed:
 
     Raises Untraceable.
     """
-    blocks = _blocks(cell)
-    first, second = (_Run(cell, dtype, batch, seed).follow(blocks) for seed, batch in enumerate(_batches(cell, 2)))
+    with _undrawn(cell):
+        blocks = _blocks(cell)
+        first, second = (_Run(cell, dtype, batch, seed).follow(blocks) for seed, batch in enumerate(_batches(cell, 2)))
     if first.program != second.program and repr(first.program) != repr(second.program):  # as text, NaN is NaN
         raise Untraceable(f'the step of "{cell.title}" is not the same each time it runs.')
     return first
+
+
+@contextmanager
+def _undrawn(cell: Cell) -> Iterator[None]:
+    """Refuse where numbers are drawn by Python or numpy, however seldom they tell; they are left to be drawn."""
+    python, numpys = random.getstate(), np.random.get_state(legacy=False)
+    drawn = False
+    try:
+        yield
+    finally:
+        if random.getstate() != python:
+            drawn = True
+            random.setstate(python)
+        now = np.random.get_state(legacy=False)
+        if not all(map(np.array_equal, pytree.tree_leaves(now), pytree.tree_leaves(numpys))):
+            drawn = True
+            np.random.set_state(numpys)
+    if drawn:
+        raise Untraceable(f'the step of "{cell.title}" draws random numbers.')
 
 
 def _batches(cell: Cell, count: int) -> list[int]:
@@ -47,7 +71,7 @@ def _batches(cell: Cell, count: int) -> list[int]:
     found: list[int] = []
     candidate = 3
     while len(found) < count:
-        if all(candidate % p for p in range(2, candidate)) and all(size % candidate for size in sizes):
+        if all(candidate % p for p in range(2, candidate)) and all(size % candidate for size in sizes if size):
             found.append(candidate)
         candidate += 2
     return found
@@ -72,12 +96,12 @@ class _Parameters(Mapping[str, Tensor]):
 
     def __init__(self, run: _Run, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._run, self._shapes = run, shapes
-        self._made: dict[str, Tensor] = {}
+        self.made: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._made:
-            self._made[name] = self._run.parameter(name, self._shapes[name])
-        return self._made[name]
+        if name not in self.made:
+            self.made[name] = self._run.parameter(name, self._shapes[name])
+        return self.made[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -102,22 +126,6 @@ class _Tap:
         raise self._run.recorder.refuse(f"takes W.{self._name} apart at {{}}")
 
 
-class _Seed(torch.autograd.Function):
-    """A number whose way back begins with given gradients.
-
-    torch.autograd.grad takes them too, but loads a computer algebra system to look at them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, gradients: Sequence[Tensor], *outputs: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return gradients[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[Any, ...]:
-        return None, *ctx.gradients
-
-
 class _Run:
     """One step on random numbers."""
 
@@ -128,6 +136,7 @@ class _Run:
         self._leaves: dict[tuple[str, int], Tensor] = {}
         self.products: list[Product] = []
         self.sources: list[Ref] = []
+        self._called: list[tuple[int, int]] = []  # product and source, call by call
         self._given: list[Tensor] = []  # what each source was, as autograd knows it
         self._source_of: dict[int, int] = {}  # the id of that -> number of the source
         self._product_of: dict[tuple[int, int], int] = {}  # block and source -> number of the product
@@ -145,6 +154,7 @@ class _Run:
         }
         with recorder.on():
             new, gates = cell.advance(u, state, Weights(maps, parameters))
+        recorder.check()
         self._check(new, gates)
         vectors = list(recorder.vectors)
 
@@ -157,7 +167,8 @@ class _Run:
             "vector": [recorder.slots[slot].tensor for slot in vectors],
             "read": leaves("read", len(cell.parts)),
         }
-        sent = self._back([new[part] for part in cell.parts], wanted)
+        outputs, sent = self._back([new[part] for part in cell.parts], wanted)
+        recorder.check()
         found = Found(
             graph=recorder.graph,
             parts=cell.parts,
@@ -173,6 +184,12 @@ class _Run:
         )
         derived = derive(found)
         self._prove(derived, [*new.values()] if tuple(new) == cell.parts else [new[p] for p in cell.parts], gates, sent)
+        if parameters.made:
+            heard = {vectors[v]: gradient for v in derived.vectors if (gradient := sent["vector"][v]) is not None}
+            self._check_ways(outputs, wanted["vector"])
+            again = self._again(u, state, parameters, outputs)
+            if not same_ways(recorder.tape, parameters.made, heard, again, self._gradients(outputs)):
+                raise Untraceable(f'what reaches the parameters of "{cell.title}" could not be found by a program.')
         tape, slots = needed(recorder.tape, [vectors[v] for v in derived.vectors], recorder.sizes)
         return Followed(derived.program, tuple(tape), tuple(slots))
 
@@ -206,6 +223,7 @@ class _Run:
             if (block, source) not in self._product_of:
                 self._product_of[block, source] = len(self.products)
                 self.products.append(Product(block, bias, self.sources[source]))
+            self._called.append((self._product_of[block, source], source))
             made = self._leaf("product", self._product_of[block, source])
             return made if torch.is_grad_enabled() else made.detach()
 
@@ -239,8 +257,10 @@ class _Run:
                     f'the step of "{self.cell.title}" returns "{name}" as {shown}, not (B, H) of {self.dtype}.'
                 )
 
-    def _back(self, new: list[Tensor], wanted: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor | None]]:
-        """What autograd sends to each leaf."""
+    def _back(
+        self, new: list[Tensor], wanted: Mapping[str, list[Tensor]]
+    ) -> tuple[dict[tuple[str, int], Tensor], dict[str, list[Tensor | None]]]:
+        """What gradients come to, and what autograd sends from there to each leaf."""
         self.recorder.back = True
         outputs = {("grad", at): tensor for at, tensor in enumerate(new) if tensor.requires_grad}
         outputs |= {
@@ -255,7 +275,7 @@ class _Run:
             }
             silent = [key for key in outputs if key[0] == "pulled" and self.sources[key[1]] not in heard]
             if not silent:
-                return sent
+                return outputs, sent
             for key in silent:  # nothing comes back through any of its products
                 del outputs[key]
 
@@ -266,12 +286,14 @@ class _Run:
         inputs = [tensor for tensor in leaves if tensor.requires_grad]
         found: dict[int, Tensor | None] = {}
         if outputs and inputs:
-            gradients = [self._leaf(*key, grad=False) for key in outputs]
-            seed = _Seed.apply(gradients, *outputs.values())  # type: ignore[no-untyped-call]
+            start = gradients.seed([*outputs.values()], self._gradients(outputs))
             with self.recorder.on():
-                sent = torch.autograd.grad(seed, inputs, retain_graph=True, allow_unused=True)
+                sent = torch.autograd.grad(start, inputs, retain_graph=True, allow_unused=True)
             found = {id(tensor): gradient for tensor, gradient in zip(inputs, sent, strict=True)}
         return {op: [found.get(id(tensor)) for tensor in some] for op, some in wanted.items()}
+
+    def _gradients(self, outputs: Iterable[tuple[str, int]]) -> list[Tensor]:
+        return [self._leaf(*key, grad=False) for key in outputs]
 
     def _nodes(self, sent: Sequence[Tensor | None], *, summed: bool = False) -> tuple[Ref | None, ...]:
         nodes: list[Ref | None] = []
@@ -284,6 +306,36 @@ class _Run:
             else:
                 nodes.append(found.node)
         return tuple(nodes)
+
+    def _again(
+        self, u: Share, state: State, parameters: Mapping[str, Tensor], keys: Iterable[tuple[str, int]]
+    ) -> list[Tensor]:
+        """What gradients come to, once more, as autograd knows it where nobody looks on and no tape is kept."""
+        called = iter(self._called)
+        given: list[Tensor] = []
+
+        def mapped(h: Tensor) -> Tensor:
+            product, source = next(called)
+            if source == len(given):
+                given.append(h)
+            made = self._leaves["product", product]
+            return made if torch.is_grad_enabled() else made.detach()
+
+        maps: dict[str, Any] = dict.fromkeys(self.cell.recurrent or (), mapped)
+        new, _ = self.cell.advance(u, state, Weights(maps, parameters))
+        return [new[self.cell.parts[at]] if op == "grad" else given[at] for op, at in keys]
+
+    def _check_ways(self, outputs: Mapping[tuple[str, int], Tensor], vectors: Sequence[Tensor]) -> None:
+        """Refuse where a gradient goes to what hangs on parameters by another way than through the vectors."""
+        slots = [pure.tensor for pure in self.recorder.slots]
+        heard = {id(tensor) for tensor in vectors}
+        others = [tensor for tensor in slots if tensor.requires_grad and id(tensor) not in heard]
+        sent = gradients.sent([*outputs.values()], self._gradients(outputs), others)
+        if any(tensor.grad_fn is not None for tensor in slots) or any(gradient is not None for gradient in sent):
+            raise Untraceable(
+                f'the step of "{self.cell.title}" sends gradients to its parameters in its own way, '
+                "as by torch.autograd.Function."
+            )
 
     def _prove(
         self, derived: Derived, new: Sequence[Tensor], gates: Gates, sent: Mapping[str, Sequence[Tensor | None]]
@@ -306,7 +358,7 @@ class _Run:
                 mine = None if n is None else found[n].expand(self.shape)
                 if mine is None or real is None:
                     return mine is None and (real is None or not bool(real.any()))
-                return _close(mine.sum_to_size(real.shape), real, _ALLOWED[self.dtype])
+                return close(mine.sum_to_size(real.shape), real)
 
             pairs = [
                 *zip(program.states, new, strict=True),
@@ -320,10 +372,3 @@ class _Run:
                 raise Untraceable(
                     f'the step of "{self.cell.title}" could not be written as a program that agrees with it.'
                 )
-
-
-def _close(mine: Tensor, real: Tensor, allowed: float) -> bool:
-    if torch.allclose(mine, real, rtol=allowed, atol=0.0, equal_nan=True):
-        return True
-    scale = real.abs().nan_to_num(0.0, 0.0).max()
-    return torch.allclose(mine, real, rtol=allowed, atol=allowed * float(scale), equal_nan=True)

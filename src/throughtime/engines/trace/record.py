@@ -53,6 +53,7 @@ _ASKED = {
 }
 # What Python gets of these, a truth, a number or a shape, hangs on the numbers of a tensor.
 _DECIDERS = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
+_HOOKS = frozenset({"register_hook", "register_post_accumulate_grad_hook"})
 _OUTSIDE = "uses a tensor that is neither u, read nor W's at {}"
 _Key = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]
 
@@ -66,6 +67,7 @@ class Recorder:
         self.shape = (batch, units)
         self.dtype = dtype
         self.back = False  # whether the way back is being recorded
+        self.first: Exception | None = None  # what went wrong first, whether or not the step went on all the same
         self.tape: list[Entry] = []
         self.sizes: list[int] = []  # how many slots each entry of the tape fills
         self.slots: list[Pure] = []
@@ -101,7 +103,18 @@ class Recorder:
     def refuse(self, what: str) -> Untraceable:
         """The error for something that a step does; `{}` in it is where."""
         whose = "the way back of the step" if self.back else "the step"
-        return Untraceable(f'{whose} of "{self.title}" {what.replace("{}", _where())}.')
+        error = Untraceable(f'{whose} of "{self.title}" {what.replace("{}", _where())}.')
+        self.mind(error)
+        return error
+
+    def mind(self, error: Exception) -> None:
+        """Remember an error: a step may catch it and go another way, which it goes while it is traced only."""
+        self.first = self.first or error
+
+    def check(self) -> None:
+        """Raise what went wrong first, if anything did."""
+        if self.first is not None:
+            raise self.first
 
     # -- what tensors are
 
@@ -173,6 +186,8 @@ class Recorder:
             raise self.refuse(f"looks into a tensor or changes what it is by {function.__name__} at {{}}")
         if function in _ASKED:
             raise self.refuse(f"asks {_ASKED[function]} of a tensor at {{}}, which may differ from call to call")
+        if getattr(function, "__name__", "") in _HOOKS and given[0].is_leaf:
+            raise self.refuse("has gradients looked at (register_hook) at {} that other steps or calls add to")
         pure = [self._pure_of(tensor) for tensor in given]
         if any(p is None and self._key(tensor) not in self._values for p, tensor in zip(pure, given, strict=True)):
             raise self.refuse(_OUTSIDE)
@@ -324,10 +339,12 @@ class Recorder:
             made_of = decomposition_table.get(func)
         if made_of is None:
             return NotImplemented
+        before = self.first
         try:
             with self._operators:
                 return made_of(*args, **kwargs)
         except Untraceable:  # of a part of it; the whole is what was written
+            self.first = before
             return NotImplemented
 
 
@@ -337,7 +354,11 @@ class _Calls(TorchFunctionMode):
         self._recorder = recorder
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._recorder.call(func, args, kwargs or {})
+        try:
+            return self._recorder.call(func, args, kwargs or {})
+        except Exception as error:
+            self._recorder.mind(error)
+            raise
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -351,7 +372,11 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._recorder.operator(func, args, kwargs or {})
+        try:
+            return self._recorder.operator(func, args, kwargs or {})
+        except Exception as error:
+            self._recorder.mind(error)
+            raise
 
 
 def _key(tensor: Tensor) -> _Key:
