@@ -146,9 +146,43 @@ class _Run(torch.autograd.Function):
         return None, *_backward(course, inputs, held, needed, gradients)
 
 
+class _Back(NamedTuple):
+    """What a run back came to."""
+
+    x: Tensor | None  # dL/dx, as x
+    initial: Sequence[Tensor | None]  # dL/d initial, as it, a part
+    sums: Asked
+
+
 def _backward(
     course: Course, inputs: Inputs, held: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
+    """The gradients of the inputs; None where the step does not hear them, as autograd has it."""
+    plan, parts, H = course.kernel.plan, len(inputs.initial), inputs.initial[0].shape[-1]
+    back = _gone_back(course, inputs, held, needed, gradients)
+    totals = back.sums.totals
+    found: list[Tensor | None] = [None] * len(needed)
+    if plan.hears_input:
+        found[0], found[1] = back.x, back.sums.weight_ih
+        if needed[2] and totals is not None:
+            found[2] = totals[: plan.program.inputs * H]
+    if plan.weight_runs:
+        found[3] = back.sums.weight_hh
+    if needed[4] and totals is not None and inputs.bias_hh is not None and plan.bias_runs:
+        found[4] = bias_gradient(plan, totals, inputs.bias_hh, H)
+    for part, gradient in enumerate(back.initial):
+        if plan.hears[part] or course.rows.batch_sizes is not None:  # a sequence of no steps ends as it began
+            found[5 + part] = gradient
+    for number, slot in enumerate(plan.of_vector, 5 + parts):
+        if needed[number] and totals is not None and slot >= 0:
+            found[number] = totals[slot * H : (slot + 1) * H].clone()  # .grad of each is changed in place by others
+    return found
+
+
+def _gone_back(
+    course: Course, inputs: Inputs, held: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Tensor | None]
+) -> _Back:
+    """Through the whole run, stretch by stretch."""
     kernel, plan, reverse = course.kernel, course.kernel.plan, course.reverse
     parts, H = len(inputs.initial), inputs.initial[0].shape[-1]
     shown = parts if course.inside else 1
@@ -194,29 +228,7 @@ def _backward(
         if d_x_here is not None:
             _share_back(slots[:, : plan.program.inputs * H], inputs.weight_ih, d_x_here)
     assert sums is not None, "there is a step"
-    if course.rows.batch_sizes is None:
-        last = [gradient if heard else None for gradient, heard in zip(last, plan.hears, strict=True)]
-    found: list[Tensor | None] = [
-        d_x,
-        sums.weight_ih,
-        None,
-        sums.weight_hh if plan.weight_runs else None,
-        None,
-        *last,
-        *[None] * (len(inputs.vectors) + len(inputs.others)),
-    ]
-    if not plan.hears_input:
-        found[0] = found[1] = None
-    totals = sums.totals
-    if totals is not None:
-        if needed[2] and plan.hears_input:
-            found[2] = totals[: plan.program.inputs * H]
-        if needed[4] and inputs.bias_hh is not None and plan.bias_runs:
-            found[4] = bias_gradient(plan, totals, inputs.bias_hh, H)
-        for number, slot in enumerate(plan.of_vector, 5 + parts):
-            if needed[number] and slot >= 0:
-                found[number] = totals[slot * H : (slot + 1) * H].clone()  # .grad of each is changed in place by others
-    return found
+    return _Back(d_x, last, sums)
 
 
 def _share_back(d_u: Tensor, weight_ih: Tensor | None, d_x: Tensor) -> None:
