@@ -130,7 +130,7 @@ def _elu_backward(g: Graph, grad: Ref, alpha: float, scale: float, input_scale: 
         slope = g.op("mul", g.op("add", of, alpha * scale), input_scale)
     else:
         slope = g.op("mul", g.op("exp", g.op("mul", of, input_scale)), input_scale * alpha * scale)
-    return g.where(g.op("le", of, 0.0), g.op("mul", grad, slope), g.op("mul", grad, scale))
+    return g.where(g.op("gt", of, 0.0), g.op("mul", grad, scale), g.op("mul", grad, slope))  # NaN: the slope
 
 
 def _leaky_relu(g: Graph, x: Ref, slope: float = 0.01) -> Ref:
@@ -139,6 +139,25 @@ def _leaky_relu(g: Graph, x: Ref, slope: float = 0.01) -> Ref:
 
 def _leaky_relu_backward(g: Graph, grad: Ref, x: Ref, slope: float, is_result: bool) -> Ref:
     return g.where(g.op("gt", x, 0.0), grad, g.op("mul", grad, slope))
+
+
+def _hardtanh_backward(g: Graph, grad: Ref, x: Ref, least: float, most: float) -> Ref:
+    return g.where(g.raw("and", g.op("gt", x, least), g.op("lt", x, most)), grad, 0.0)
+
+
+def _hardswish_backward(g: Graph, grad: Ref, x: Ref) -> Ref:
+    """As torch's kernel, not as its decomposition, which sends NaN's gradient on."""
+    slope = g.op("add", g.op("div", x, 3.0), 0.5)
+    return g.where(g.op("ge", x, 3.0), grad, g.where(g.op("le", x, -3.0), 0.0, g.op("mul", grad, slope)))
+
+
+def _smooth_l1_backward(g: Graph, grad: Ref, x: Ref, target: Ref, reduction: int, beta: float) -> Ref | None:
+    """As torch's kernel, not as its decomposition, in which NaN has the sign 0."""
+    if reduction != 0:
+        return None
+    far = g.op("sub", x, target)
+    near = g.op("div", g.op("mul", far, grad), beta)
+    return g.where(g.op("le", far, -beta), g.op("neg", grad), g.where(g.op("ge", far, beta), grad, near))
 
 
 def _hardsigmoid_backward(g: Graph, grad: Ref, x: Ref) -> Ref:
@@ -185,9 +204,7 @@ RULES: Mapping[str, Rule] = {
     "clamp_min": lambda g, x, least: _clamp(g, x, least),
     "clamp_max": lambda g, x, most: _clamp(g, x, None, most),
     "hardtanh": lambda g, x, least=-1, most=1: _clamp(g, x, least, most),
-    "hardtanh_backward": lambda g, grad, x, least, most: g.where(
-        g.raw("or", g.op("le", x, least), g.op("ge", x, most)), 0.0, grad
-    ),
+    "hardtanh_backward": _hardtanh_backward,
     "lerp": _lerp,
     "addcmul": _addcmul,
     "addcdiv": _addcdiv,
@@ -201,6 +218,8 @@ RULES: Mapping[str, Rule] = {
     "elu": _elu,
     "elu_backward": _elu_backward,
     "hardsigmoid_backward": _hardsigmoid_backward,
+    "hardswish_backward": _hardswish_backward,
+    "smooth_l1_loss_backward": _smooth_l1_backward,
     "leaky_relu": _leaky_relu,
     "leaky_relu_backward": _leaky_relu_backward,
 }  # fmt: skip

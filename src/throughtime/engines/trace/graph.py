@@ -22,7 +22,8 @@ Operand: TypeAlias = "Ref | float | bool"
 class Graph:
     """Nodes in an order in which every node stands after its arguments; equal ones are one node.
 
-    Nothing is left out that could turn NaN or ∞ into a number: x · 1 is x, but x · 0 stays.
+    Nothing is left out that could turn NaN or ∞ into a number, or one zero into the other: x · 1 is x, but x · 0 and
+    x + 0, which is 0 where x is −0, stay.
     """
 
     def __init__(self) -> None:
@@ -99,9 +100,9 @@ class Graph:
             return None
         (a, b), (left, right) = args, numbers
         if op in ("add", "mul"):
-            neutral = 0.0 if op == "add" else 1.0
-            if left == neutral or right == neutral:
-                return b if left == neutral else a
+            neutral = -0.0 if op == "add" else 1.0
+            if _same(left, neutral) or _same(right, neutral):
+                return b if _same(left, neutral) else a
         if op == "add":
             for this, other in ((a, b), (b, a)):
                 positive = self._negated(this)
@@ -110,9 +111,9 @@ class Graph:
         if op == "mul" and -1.0 in (left, right):
             return self.raw("neg", b if left == -1.0 else a)
         if op == "sub":
-            if right == 0.0:
+            if _same(right, 0.0):
                 return a
-            if left == 0.0:
+            if _same(left, -0.0):
                 return self.raw("neg", b)
             positive = self._negated(b)
             return None if positive is None else self.raw("add", a, positive)
@@ -124,6 +125,11 @@ class Graph:
         """−v where that is at hand: v is itself −w."""
         node = self.nodes[ref]
         return Ref(node.args[0]) if node.op == "neg" else None
+
+
+def _same(number: float | None, other: float) -> bool:
+    """Whether a number is this one, 0 and −0 told apart."""
+    return number == other and math.copysign(1.0, number) == math.copysign(1.0, other)
 
 
 def _power_of_two(number: float) -> bool:
