@@ -380,6 +380,56 @@ def test_an_array_is_watched_in_numbers_and_shape():
     assert seen(cell, lambda cell: cell.d.resize((3, 2), refcheck=False))
 
 
+# -- what is found by names that are put together, and what comes to hide it
+
+PLACE = types.ModuleType("place")
+PLACE.f = 2.0
+
+
+def part(name):
+    return "f"[: len(name)]
+
+
+def second_line(cell):
+    type(cell.d).__bases__ = (Other,)
+
+
+def with_own_dictionary(cell):
+    cell.__dict__ = {**cell.__dict__, "f": 3.0}
+
+
+class Heir(Thing):
+    pass
+
+
+FOUND = {
+    "a class's number by getattr": (
+        fresh(simple(lambda s, a: getattr(s, part("n")) * a, f=2.0)),
+        lambda cell: setattr(type(cell), "f", 3.0),
+    ),
+    "a module's number by getattr": (
+        fresh(simple(lambda s, a: getattr(PLACE, part("n")) * a)),
+        lambda cell: setattr(PLACE, "f", 3.0),
+    ),
+    "a parameter's attribute": (fresh(simple(lambda s, a: s.p.f * a)), lambda cell: setattr(cell.p, "f", 3.0)),
+    "a class by its object": (fresh(simple(lambda s, a: type(s.d)().f * a), d=Built()), change_factor),
+    "what is inherited": (fresh(simple(lambda s, a: s.d.value() * a), d=with_f(Heir())), second_line),
+    "a dictionary in its place": (fresh(simple(lambda s, a: s.f * a), f=2.0), with_own_dictionary),
+}
+with_f(FOUND["a parameter's attribute"][0].p)
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_what_is_found_is_watched(case):
+    assert seen(*FOUND[case])
+
+
+def test_a_name_of_pythons_may_be_hidden(monkeypatch):
+    cell = fresh(simple(lambda s, a: abs(-2.0) * a))
+    hide = functools.partial(monkeypatch.setitem, globals(), "abs", lambda value: 5.0)
+    assert seen(cell, lambda cell: hide())
+
+
 # -- what says which part is which
 
 
@@ -474,6 +524,7 @@ UNSEEN = {
     "random": fresh(simple(lambda s, a: a if random.random() < 0.1 else -a)),
     "import tests.engines": fresh(simple(importing)),
     "import tests.engines.test_guards": fresh(simple(importing_names)),
+    "get_num_threads": fresh(simple(lambda s, a: torch.get_num_threads() * a)),
     "a slot of its own": fresh(OwnSlot, f=2.0),
 }
 

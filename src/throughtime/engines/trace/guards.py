@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sized
@@ -24,7 +25,7 @@ import torch
 from torch import nn
 from torch._ops import OpOverload, OpOverloadPacket
 
-from throughtime.cells.cell import Cell
+from throughtime.cells.cell import Cell, Named
 from throughtime.engines.trace.kinds import (
     base_of,
     called_unnamed,
@@ -47,11 +48,16 @@ _BUILD = frozenset({"__new__", "__init__", "__post_init__", "__init_subclass__"}
 # without modes, on the CPU, with plain tensors, and what it reads of the process may change unseen.
 _ASKS = frozenset({
     "is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "is_autocast_cpu_enabled", "is_inference",
+    "are_deterministic_algorithms_enabled", "get_default_device", "get_float32_matmul_precision", "get_num_threads",
     "Parameter", "environ", "getenv", "globals", "random", "import_module", "__import__", "eval", "exec",
 })  # fmt: skip
+# With these a step may read what no code names, or build what no code calls.
+_BY_STRING = frozenset({"getattr", "hasattr", "attrgetter", "methodcaller", "__getattribute__", "__dict__", "vars"})
+_BY_OBJECT = frozenset({"type", "__class__"})
 _OURS = frozenset({"throughtime", Cell.__module__})  # the package's own loading, and the cell that all are made from
 _PLAIN = frozenset({bool, int, float, str, type(None)})  # most of what is met
 _NOTHING = object()
+_BUILTIN = frozenset(vars(builtins))
 
 _Check = tuple[Callable[[Any], Any], Any, tuple[Any, ...]]  # what is taken of what, and what it must be
 
@@ -62,8 +68,8 @@ class Guards:
     Looked at, however deep: all that the cell holds; the globals, closures, defaults and attributes of the functions
     that the step calls, by name or by an operator; and what is in the objects, containers, classes and modules among
     these. Whatever is there must still be the same object in the same order, and an array of numpy's must hold the
-    same bytes. Not seen is what a step reads by itself from outside the program (files, the time), or by names that
-    it puts together.
+    same bytes. Where code may look by names that it puts together (`getattr`), every name of these counts. Not seen is
+    what a step reads from outside the program (files, the time), and what changes inside Python, torch and numpy.
 
     `asks`: what among these a trace must not answer, in order: names, and objects whose changes cannot be seen.
     """
@@ -94,7 +100,7 @@ class Guards:
         if type(cell) is not self._kind or torch.get_default_dtype() is not self._default:
             return False
         try:
-            if list(map(len, self._sized)) != self._lengths:
+            if cell.__dict__ is not self._sized[0] or list(map(len, self._sized)) != self._lengths:
                 return False
             now = chain.from_iterable(chain(starmap(call, self._takes), self._contents))
             if not all(map(is_, self._then, now)):
@@ -105,16 +111,35 @@ class Guards:
 
     def _collect(self, cell: Cell) -> None:
         own = cell.__dict__
-        self._sizes.append((own, len(own)))
+        self._sizes.append((own, len(own)))  # the first, as `hold` has it
         self._take(own, own.keys() - _UNHEARD - _RECORDS)
         self._class(type(cell))
         if any(isinstance(each, MemberDescriptorType) for cls in type(cell).__mro__ for each in cls.__dict__.values()):
             self._unseen.add("what a slot of its own holds")
+        for tensor in (*own["_parameters"].values(), *own["_buffers"].values()):
+            if tensor is not None and tensor.__dict__:
+                self._scopes[tensor] = tensor.__dict__
         before = -1
         while before != (before := len(self._names) + len(self._scopes)):  # each may bring more of the other
             self._take(own, self._names & _RECORDS & own.keys())
-            for scope in tuple(self._scopes.values()):
-                self._take(scope, self._names & scope.keys())
+            for owner, scope in tuple(self._scopes.items()):
+                self._take(scope, self._heard(owner, scope))
+
+        self._sizes += [(scope, len(scope)) for owner, scope in self._scopes.items() if self._searched(owner, scope)]
+
+    def _heard(self, owner: Any, scope: Mapping[str, Any]) -> set[str]:
+        """The names in a class or module that code may read."""
+        names = self._names & scope.keys()
+        if isinstance(owner, type) and self._names & _BY_OBJECT and owner not in self._kind.__mro__:
+            names |= _BUILD & scope.keys()
+        if self._searched(owner, scope):
+            names |= {name for name in scope if not name.startswith("__") and name != "_abc_impl"}
+        return names
+
+    def _searched(self, owner: Any, scope: Mapping[str, Any]) -> bool:
+        """Whether code may look for any name in a class or module."""
+        where = owner.__module__ if isinstance(owner, type) else scope.get("__name__")
+        return bool(self._names & _BY_STRING) and not _of_package(where)
 
     def _take(self, container: Mapping[Any, Any], names: Iterable[Any]) -> None:
         """Guard what stands under these names in a dictionary, and what is inside."""
@@ -209,11 +234,14 @@ class Guards:
 
     def _class(self, kind: type) -> None:
         for cls in kind.__mro__:
-            if not is_library(cls) and cls not in self._scopes:
+            named = issubclass(cls, Named) and cls.__module__ == Cell.__module__
+            if not is_library(cls) and not named and cls not in self._scopes:
                 scope = self._scopes[cls] = cls.__dict__
                 self._sizes.append((scope, len(scope)))  # what comes up nearer by hides what is inherited
                 if cls.__module__ != Cell.__module__:
                     self._take(scope, called_unnamed(cls) - _BUILD)
+        if kind in self._scopes and not _of_package(kind.__module__):
+            self._checks.append((_LINE, kind, (kind.__mro__, kind.__mro__)))
         if not is_library(type(kind)):
             self._class(type(kind))
 
@@ -237,11 +265,23 @@ class Guards:
         names = names_in(function.__code__)
         self._names |= names
         self._take(function.__globals__, names & function.__globals__.keys())
+        builtin = (names & _BUILTIN) - function.__globals__.keys()
+        if builtin:  # a global of that name would hide it
+            self._checks.append((functools.partial(_without, builtin), function.__globals__, (True,)))
 
 
 _WRITTEN = attrgetter("__code__", "__defaults__", "__kwdefaults__")
+_LINE = attrgetter("__mro__", "__mro__")
 _ENCLOSED = attrgetter("cell_contents", "cell_contents")  # of one name it makes no tuple
 _CACHED = type(functools.lru_cache(len))
+
+
+def _of_package(module: object) -> bool:
+    return isinstance(module, str) and module.partition(".")[0] == "throughtime"
+
+
+def _without(names: set[str], scope: Mapping[str, Any]) -> tuple[bool]:
+    return (scope.keys().isdisjoint(names),)
 
 
 def _kind_and_own(thing: Any) -> tuple[type, dict[str, Any] | None]:
