@@ -6,16 +6,13 @@ What a changed step means is taken from a trace made anew, and for some from the
 from __future__ import annotations
 
 import array
-import collections
 import contextlib
 import contextvars
 import ctypes
-import dataclasses
 import enum
 import functools
 import random
 import threading
-import types
 import typing
 
 import numpy as np
@@ -26,31 +23,19 @@ from torch.nn import functional as F
 
 import throughtime as tt
 from tests.engines.cells import MADE, Simple
+from tests.engines.guarded import DTYPE, Thing, fresh, seen, simple, with_f
 from tests.tolerances import IDENTITY, close
 from throughtime import cells
 from throughtime.cells import Cell, Gates, State
-from throughtime.engines.trace import Traced, trace, traced
+from throughtime.engines.trace import Traced, traced
 from throughtime.engines.trace.guards import Guards
 
-DTYPE = torch.float64
 FACTOR = 2.0
 
 
 def change_factor(cell):
     global FACTOR
     FACTOR += 1.0
-
-
-def fresh(kind, **held):
-    """A cell of a class of its own, so that a change of the class is no other test's, with this in its attributes."""
-    cell = kind(3, 4, dtype=DTYPE)
-    for name, value in held.items():
-        setattr(cell, name, value)
-    return cell
-
-
-def simple(made, **of_class):
-    return type("Mine", (Simple,), {"made": lambda self, a, h, W: made(self, a) + h, **of_class})
 
 
 # -- what is called where no code names it
@@ -205,24 +190,13 @@ READS_A_GLOBAL = {
     "a property of a metaclass": fresh(simple(lambda s, a: WithMeta.f * a)),
     "a property of an enum": fresh(simple(lambda s, a: Level.HIGH.f * a)),
     "__init__": fresh(simple(lambda s, a: Built().f * a)),
+    "a class by its object": fresh(simple(lambda s, a: type(s.d)().f * a), d=Built()),
     "a dictionary of another class": fresh(simple(lambda s, a: s.d["f"] * a), d=Missing(f=1.0)),
     "a tuple's method": fresh(simple(lambda s, a: s.d.both() * a), d=Pair(1.0, [1.0])),
     "a function that says it is torch's": fresh(simple(lambda s, a: wrapped(a))),
     "a function behind contextlib's": fresh(simple(borrowed)),
     "a function behind torch's": fresh(simple(lambda s, a: decorated(a))),
 }
-
-
-def seen(cell, change):
-    """Whether the trace that is kept is right before and after a change that changes it."""
-    first = traced(cell, DTYPE)
-    assert isinstance(first, Traced), first
-    assert traced(cell, DTYPE) is first
-    change(cell)
-    after = traced(cell, DTYPE)
-    assert isinstance(after, Traced), after
-    assert traced(cell, DTYPE) is after
-    return after.program == trace(cell, DTYPE).program != first.program
 
 
 @pytest.mark.parametrize("case", READS_A_GLOBAL)
@@ -235,199 +209,6 @@ def test_what_is_called_by_no_name_may_be_replaced(monkeypatch):
     assert seen(cell, lambda cell: monkeypatch.setattr(Bend, "gain", 5.0))
     assert seen(cell, lambda cell: monkeypatch.setattr(Bend, "forward", lambda self, a: torch.sigmoid(a)))
     assert seen(READS_A_GLOBAL["a function's way back"], lambda cell: monkeypatch.setattr(Spike, "slope", 25.0))
-
-
-# -- where things are held
-
-
-class Slotted:
-    __slots__ = ("__hidden", "f", "later")
-
-    def __init__(self):
-        self.f = self.__hidden = 2.0
-
-    @property
-    def hidden(self):
-        return self.__hidden
-
-    def hide(self, value):
-        self.__hidden = value
-
-
-@dataclasses.dataclass(slots=True)
-class SlottedData:
-    f: float = 2.0
-
-
-class Number(float):
-    pass
-
-
-class Thing:
-    def value(self):
-        return self.f
-
-
-class Other(Thing):
-    def value(self):
-        return self.f + 1.0
-
-
-def helper(a):
-    return helper.f * a
-
-
-def helped(a):
-    return getattr(helped, "f", 1.0) * a
-
-
-helper.f = 2.0
-BEHIND = {"f": 2.0}
-
-
-def with_f(thing, f=2.0):
-    thing.f = f
-    return thing
-
-
-def in_turn(cell, a):
-    for function in cell.d.values():
-        a = function(a)
-    return a
-
-
-def last_first(cell):
-    name = next(iter(cell.d))
-    function = cell.d[name]
-    del cell.d[name]
-    cell.d[name] = function
-
-
-def exchange(cell):
-    cell.d.remove("x")
-    cell.d.add("y")
-
-
-def one_of(cell, a):
-    return torch.tanh(a) if "x" in cell.d else torch.sigmoid(a)
-
-
-def is_true(cell, a):
-    return a if cell.d[0] is True else 2.0 * a
-
-
-F_OF_IT = simple(lambda s, a: s.d.f * a)
-FIRST_OF_IT = simple(lambda s, a: s.d[0] * a)
-BY_NAME = simple(lambda s, a: s.d["f"] * a)
-IN_TURN = simple(in_turn)
-LATER = simple(lambda s, a: getattr(s.d, "later", 1.0) * a)
-FUNCTIONS = {"tanh": torch.tanh, "exp": torch.exp}
-
-HELD = {
-    "a slot": (fresh(F_OF_IT, d=Slotted()), lambda cell: setattr(cell.d, "f", 3.0)),
-    "a private slot": (fresh(simple(lambda s, a: s.d.hidden * a), d=Slotted()), lambda cell: cell.d.hide(3.0)),
-    "a slot that was empty": (fresh(LATER, d=Slotted()), lambda cell: setattr(cell.d, "later", 3.0)),
-    "a slot of a dataclass": (fresh(F_OF_IT, d=SlottedData()), lambda cell: setattr(cell.d, "f", 3.0)),
-    "a namespace": (fresh(F_OF_IT, d=types.SimpleNamespace(f=2.0)), lambda cell: setattr(cell.d, "f", 3.0)),
-    "a number with an attribute": (fresh(F_OF_IT, d=with_f(Number(2.0))), lambda cell: setattr(cell.d, "f", 3.0)),
-    "a tensor's attribute": (
-        fresh(simple(lambda s, a: s.d[0].f * a), d=[with_f(torch.ones(1))]),
-        lambda cell: setattr(cell.d[0], "f", 3.0),
-    ),
-    "an object's class": (
-        fresh(simple(lambda s, a: s.d.value() * a), d=with_f(Thing())),
-        lambda cell: setattr(cell.d, "__class__", Other),
-    ),
-    "an object's dictionary": (fresh(F_OF_IT, d=with_f(Thing())), lambda cell: setattr(cell.d, "__dict__", {"f": 3.0})),
-    "a deque": (fresh(FIRST_OF_IT, d=collections.deque([2.0])), lambda cell: cell.d.__setitem__(0, 3.0)),
-    "a set of the same size": (fresh(simple(one_of), d={"x"}), exchange),
-    "a list's equal": (fresh(simple(is_true), d=[True]), lambda cell: cell.d.__setitem__(0, 1)),
-    "what a proxy shows": (fresh(BY_NAME, d=types.MappingProxyType(BEHIND)), lambda cell: BEHIND.update(f=3.0)),
-    "a dictionary with defaults": (
-        fresh(BY_NAME, d=collections.defaultdict(float, f=2.0)),
-        lambda cell: cell.d.update(f=3.0),
-    ),
-    "behind a bound method": (
-        fresh(simple(lambda s, a: s.get("f") * a), get=BEHIND.get),
-        lambda cell: BEHIND.update(f=BEHIND["f"] + 1.0),
-    ),
-    "the order of a dictionary": (fresh(IN_TURN, d=dict(FUNCTIONS)), last_first),
-    "the order of an ordered one": (
-        fresh(IN_TURN, d=collections.OrderedDict(FUNCTIONS)),
-        lambda cell: cell.d.move_to_end("tanh"),
-    ),
-    "the order of modules": (
-        fresh(IN_TURN, d=nn.ModuleDict({"tanh": nn.Tanh(), "softplus": nn.Softplus()})),
-        last_first,
-    ),
-    "a function's attribute": (fresh(simple(lambda s, a: helper(a))), lambda cell: setattr(helper, "f", 3.0)),
-    "a function's new attribute": (fresh(simple(lambda s, a: helped(a))), lambda cell: setattr(helped, "f", 3.0)),
-    "the options": (
-        fresh(simple(lambda s, a: s.options["f"] * a), options={"f": 2.0}),
-        lambda cell: cell.options.update(f=3.0),
-    ),
-}
-
-
-@pytest.mark.parametrize("case", HELD)
-def test_what_is_held_is_watched(case):
-    assert seen(*HELD[case])
-
-
-def test_an_array_is_watched_in_numbers_and_shape():
-    cell = fresh(simple(lambda s, a: s.d.shape[0] * float(s.d.reshape(-1)[0]) * a), d=np.ones((2, 3)))
-    assert seen(cell, lambda cell: cell.d.fill(5.0))
-    assert seen(cell, lambda cell: cell.d.resize((3, 2), refcheck=False))
-
-
-# -- what is found by names that are put together, and what comes to hide it
-
-PLACE = types.ModuleType("place")
-PLACE.f = 2.0
-
-
-def part(name):
-    return "f"[: len(name)]
-
-
-def second_line(cell):
-    type(cell.d).__bases__ = (Other,)
-
-
-def with_own_dictionary(cell):
-    cell.__dict__ = {**cell.__dict__, "f": 3.0}
-
-
-class Heir(Thing):
-    pass
-
-
-FOUND = {
-    "a class's number by getattr": (
-        fresh(simple(lambda s, a: getattr(s, part("n")) * a, f=2.0)),
-        lambda cell: setattr(type(cell), "f", 3.0),
-    ),
-    "a module's number by getattr": (
-        fresh(simple(lambda s, a: getattr(PLACE, part("n")) * a)),
-        lambda cell: setattr(PLACE, "f", 3.0),
-    ),
-    "a parameter's attribute": (fresh(simple(lambda s, a: s.p.f * a)), lambda cell: setattr(cell.p, "f", 3.0)),
-    "a class by its object": (fresh(simple(lambda s, a: type(s.d)().f * a), d=Built()), change_factor),
-    "what is inherited": (fresh(simple(lambda s, a: s.d.value() * a), d=with_f(Heir())), second_line),
-    "a dictionary in its place": (fresh(simple(lambda s, a: s.f * a), f=2.0), with_own_dictionary),
-}
-with_f(FOUND["a parameter's attribute"][0].p)
-
-
-@pytest.mark.parametrize("case", FOUND)
-def test_what_is_found_is_watched(case):
-    assert seen(*FOUND[case])
-
-
-def test_a_name_of_pythons_may_be_hidden(monkeypatch):
-    cell = fresh(simple(lambda s, a: abs(-2.0) * a))
-    hide = functools.partial(monkeypatch.setitem, globals(), "abs", lambda value: 5.0)
-    assert seen(cell, lambda cell: hide())
 
 
 # -- what says which part is which
@@ -512,12 +293,12 @@ class OwnSlot(Simple):
 
 UNSEEN = {
     "ctypes.c_double": fresh(simple(lambda s, a: s.d.value * a), d=ctypes.c_double(2.0)),
-    "array.array": fresh(FIRST_OF_IT, d=array.array("d", [2.0])),
-    "bytearray": fresh(FIRST_OF_IT, d=bytearray([2])),
+    "array.array": fresh(simple(lambda s, a: s.d[0] * a), d=array.array("d", [2.0])),
+    "bytearray": fresh(simple(lambda s, a: s.d[0] * a), d=bytearray([2])),
     "numpy.ndarray": fresh(simple(lambda s, a: s.d[0].f * a), d=np.array([with_f(Thing())], dtype=object)),
     "list_iterator": fresh(simple(lambda s, a: next(s.d) * a), d=iter([1.0, 2.0])),
     "ContextVar": fresh(simple(lambda s, a: CONTEXT.get() * a)),
-    "_thread._local": fresh(F_OF_IT, d=threading.local()),
+    "_thread._local": fresh(simple(lambda s, a: s.d.f * a), d=threading.local()),
     "Turned": fresh(simple(lambda s, a: sum(s.d) * a), d=Turned([1.0])),
     "_lru_cache_wrapper": fresh(simple(lambda s, a: cached(1) * a)),
     "Random": fresh(simple(lambda s, a: a if s.d() < 0.1 else -a), d=random.Random(0).random),

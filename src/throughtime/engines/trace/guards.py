@@ -34,6 +34,7 @@ from throughtime.engines.trace.kinds import (
     is_library,
     names_in,
     of_library,
+    of_package,
 )
 
 # Of a cell: its tensors are refused, its hooks are not called.
@@ -139,7 +140,7 @@ class Guards:
     def _searched(self, owner: Any, scope: Mapping[str, Any]) -> bool:
         """Whether code may look for any name in a class or module."""
         where = owner.__module__ if isinstance(owner, type) else scope.get("__name__")
-        return bool(self._names & _BY_STRING) and not _of_package(where)
+        return bool(self._names & _BY_STRING) and not of_package(where)
 
     def _take(self, container: Mapping[Any, Any], names: Iterable[Any]) -> None:
         """Guard what stands under these names in a dictionary, and what is inside."""
@@ -240,7 +241,7 @@ class Guards:
                 self._sizes.append((scope, len(scope)))  # what comes up nearer by hides what is inherited
                 if cls.__module__ != Cell.__module__:
                     self._take(scope, called_unnamed(cls) - _BUILD)
-        if kind in self._scopes and not _of_package(kind.__module__):
+        if kind in self._scopes and not of_package(kind.__module__):
             self._checks.append((_LINE, kind, (kind.__mro__, kind.__mro__)))
         if not is_library(type(kind)):
             self._class(type(kind))
@@ -274,10 +275,6 @@ _WRITTEN = attrgetter("__code__", "__defaults__", "__kwdefaults__")
 _LINE = attrgetter("__mro__", "__mro__")
 _ENCLOSED = attrgetter("cell_contents", "cell_contents")  # of one name it makes no tuple
 _CACHED = type(functools.lru_cache(len))
-
-
-def _of_package(module: object) -> bool:
-    return isinstance(module, str) and module.partition(".")[0] == "throughtime"
 
 
 def _without(names: set[str], scope: Mapping[str, Any]) -> tuple[bool]:

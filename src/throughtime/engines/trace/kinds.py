@@ -42,9 +42,14 @@ _IMPORT = dis.opmap["IMPORT_NAME"]
 _LIBRARIES = (frozenset(sys.stdlib_module_names) - {"abc", "types"}) | {"torch", "numpy"}
 
 
-def of_library(module: str | None) -> bool:
+def of_library(module: object) -> bool:
     """Whether a module is Python's, torch's or numpy's: taken not to change."""
-    return (module or "").partition(".")[0] in _LIBRARIES
+    return isinstance(module, str) and module.partition(".")[0] in _LIBRARIES
+
+
+def of_package(module: object) -> bool:
+    """Whether a module is this package's."""
+    return isinstance(module, str) and module.partition(".")[0] == "throughtime"
 
 
 def is_library(cls: type) -> bool:
@@ -99,7 +104,7 @@ def imported_in(code: CodeType) -> set[str]:
         for level, _, step in zip(steps, steps[1:], steps[2:], strict=False):
             if step.opcode == _IMPORT:
                 found.add("." * (level.argval or 0) + step.argval)
-    return {name for name in found if not of_library(name) and name.partition(".")[0] != "throughtime"}
+    return {name for name in found if not of_library(name) and not of_package(name)}
 
 
 def _all_of(code: CodeType) -> list[CodeType]:
