@@ -161,3 +161,22 @@ def test_a_mode_that_changes_what_functions_do() -> None:
     close(mine.output, other.output)
     with torch.device("cpu"):
         assert run(given, "cpu").engine == "cpu"
+
+
+@pytest.mark.parametrize("name", ["share", "weights"])
+def test_a_method_that_is_put_on_the_cell_itself(name: str) -> None:
+    """It is called, or the reference serves."""
+    given = case("gru-reset=before", T, B, H)
+    before = run(given, "reference").output
+    own = getattr(given.cell, name)
+
+    def halved(*args):
+        made = own(*args)
+        if name == "share":
+            return made.map(lambda block: block / 2)
+        return own({key: value / 2 for key, value in given.cell.values().items()})
+
+    setattr(given.cell, name, halved)
+    expected = run(given, "reference").output
+    assert not torch.equal(expected, before)
+    close(tt.unroll(given.cell, given.x, given.state).output, expected)

@@ -80,9 +80,9 @@ def _batches(cell: Cell, count: int) -> list[int]:
 def _blocks(cell: Cell) -> tuple[str, ...]:
     """The blocks of the input's share that the cell makes; it may make them in its own way, but of the usual shape."""
     kind = type(cell)
-    if kind.weights is not Cell.weights:
+    if kind.weights is not Cell.weights or "weights" in cell.__dict__:
         raise Untraceable(f'the cell "{cell.title}" binds its recurrent weights in its own way.')
-    if kind.share is Cell.share:
+    if kind.share is Cell.share and "share" not in cell.__dict__:
         return cell.inputs
     parameters = {name: torch.empty(shape, device="meta") for name, shape in cell.shapes().items()}
     share = cell.share(torch.empty(2, cell.input_size, device="meta"), parameters)
