@@ -10,12 +10,12 @@ from typing import TextIO
 from throughtime.errors import EngineWarning
 
 
-def take() -> None:
-    """Have the engines' warnings, and word of what they compile, come as notes on stderr."""
+def take(*, quiet: bool = False) -> None:
+    """Have the engines' warnings, and unless `quiet` word of what they compile, come as notes on stderr."""
     warnings.showwarning = _show
     log = logging.getLogger("throughtime.compiling")
     log.addHandler(_COMPILING)
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
 
 

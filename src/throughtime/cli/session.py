@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from throughtime.cli import notes
 from throughtime.cli.options import Reading, Running, SettingsOptions, ShapeOptions, given
 from throughtime.errors import InputError, TrainingError
 
@@ -37,6 +38,8 @@ def hold(
 ) -> None:
     """Run a study from the command line's values, or go on with one."""
     chosen = {**given(reading), **given(shape), **given(settings)}
+    if running.quiet:
+        notes.take(quiet=True)
     if running.resume is not None:
         allowed = Running(resume=running.resume, quiet=running.quiet)
         if source is not None or cells is not None or chosen or running != allowed:
