@@ -277,6 +277,7 @@ def test_what_is_drawn_with_graph_breaks_and_other_backends() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.compiler
 def test_inductor() -> None:
     """The default backend, which reuses memory where it sees that a number is not needed any more."""
     model = Model(tt.LSTM(3, 4, 2, dtype=torch.float64))
