@@ -16,9 +16,10 @@ pytestmark = pytest.mark.compiler
 T, B, I, H = 11, 3, 3, 7  # noqa: E741  # steps, sequences, inputs, units
 
 
-@pytest.fixture(params=[1, 300], ids=["one step each", "several steps each"])
-def short(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stretches, "TOGETHER", request.param)
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step in each stretch of a large cell, three of a small one."""
+    monkeypatch.setattr(stretches, "TOGETHER", 3 * B * H)
 
 
 @pytest.mark.usefixtures("short")

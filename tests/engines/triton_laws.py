@@ -48,10 +48,10 @@ def given(kind: str | Callable[..., Cell], steps: int, batch: int, units: int, *
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_agrees_with_the_reference(kind: str) -> None:
-    """Each T, each H, both B and both dtypes for every cell; over all cells every combination comes up."""
+    """Two of the T and H, both B and both dtypes for every cell; over all cells every combination comes up."""
     index = list(KINDS).index(kind)
-    for k, steps in enumerate(STEPS):
-        sizes = steps, BATCHES[(index // 3 + k) % 2], UNITS[(index + k) % 3]
+    for k in range(2):
+        sizes = STEPS[(index // 3 + k) % 3], BATCHES[(index // 3 + k) % 2], UNITS[(index + k) % 3]
         agrees(given(kind, *sizes, DTYPES[(index // 6 + k) % 2]), "triton")
 
 
