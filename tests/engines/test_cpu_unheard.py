@@ -180,3 +180,14 @@ def test_a_method_that_is_put_on_the_cell_itself(name: str) -> None:
     expected = run(given, "reference").output
     assert not torch.equal(expected, before)
     close(tt.unroll(given.cell, given.x, given.state).output, expected)
+
+
+class Spare(Slope):
+    """With a parameter of no numbers."""
+
+    def extra(self):
+        return {"spare": (0,)}
+
+
+def test_a_parameter_without_numbers() -> None:
+    agrees(case(Spare, T, B, H))
