@@ -34,21 +34,6 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("THROUGHTIME_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "_loaded", {})
-    monkeypatch.setattr(library, "_noticed", False)
-    return tmp_path / "cache" / "kernels"
-
-
-@pytest.fixture
-def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
-    made = counting(tmp_path, compiler.compiler() or "")
-    monkeypatch.setenv("CXX", str(made.path))
-    return made
-
-
-@pytest.fixture
 def entry(kernels: Path, counted: Counting) -> Path:
     """The right library's file, made by another process: nothing of it is loaded in this one."""
     assert run(ASK).said == str(RIGHT)

@@ -31,21 +31,6 @@ BARRED = NOBODY if ROOT_RUNS else os.geteuid()  # a user whom rights bind
 
 
 @pytest.fixture
-def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("THROUGHTIME_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "_loaded", {})
-    monkeypatch.setattr(library, "_noticed", False)
-    return tmp_path / "cache" / "kernels"
-
-
-@pytest.fixture
-def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
-    made = counting(tmp_path, compiler.compiler() or "")
-    monkeypatch.setenv("CXX", str(made.path))
-    return made
-
-
-@pytest.fixture
 def open_place() -> Iterator[Path]:
     """A folder that another user reaches too."""
     made = Path(tempfile.mkdtemp()).resolve()

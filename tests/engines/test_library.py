@@ -21,22 +21,7 @@ from throughtime.errors import EngineError, EngineWarning
 
 REAL = compiler.compiler() or ""
 needs_compiler = pytest.mark.compiler
-
-
-@pytest.fixture(autouse=True)
-def kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own, and a process that has loaded nothing yet."""
-    monkeypatch.setenv("THROUGHTIME_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "_loaded", {})
-    monkeypatch.setattr(library, "_noticed", False)
-    return tmp_path / "cache" / "kernels"
-
-
-@pytest.fixture
-def counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counting:
-    made = counting(tmp_path, REAL)
-    monkeypatch.setenv("CXX", str(made.path))
-    return made
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str) -> Counting:
