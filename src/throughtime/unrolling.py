@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, State
+from throughtime.cells.contract import require_tensor
+from throughtime.cells.share_check import refuse_drawing, require_share_of_one_step
 from throughtime.cells.words import Words
 from throughtime.engines import Job, Unrolled, choose
 from throughtime.engines.packing import lengths_on_cpu
@@ -48,12 +50,19 @@ def unroll(
             f"tt.unroll runs a cell, not {type(cell).__name__}; a module is called on x, and its layer l runs as "
             "module.cells[l] with parameters=module.parameters_of(l)"
         )
+    require_tensor(x, "x")
     if x.ndim != 3 or x.shape[-1] != cell.input_size:
         raise CellError(f"x must be (T, B, {cell.input_size}) for this cell, got {tuple(x.shape)}")
     start = cell.zero_state(x.shape[1], x) if state is None else state
     expected = (x.shape[1], cell.hidden_size)
     if set(start) != set(cell.parts) or any(tuple(part.shape) != expected for part in start.values()):
         raise CellError(f"the state must have the parts {', '.join(cell.parts)}, each {expected}, got {start}")
+    if cell.own_share and not compiling():
+        refuse_drawing(cell, len(x))
+        cut = {"with recompute": recompute, "with lengths": lengths is not None, "from a state": state is not None}
+        for where, asked in cut.items():
+            if asked:
+                require_share_of_one_step(cell, len(x), where)
     values = cell.values() if parameters is None else parameters
     weight = next(iter(values.values()), x)
     mixed = torch._C._is_any_autocast_enabled()

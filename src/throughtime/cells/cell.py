@@ -43,7 +43,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from throughtime.cells.contract import METHODS, require_free_names, require_names, require_step_result, require_tensor
 from throughtime.cells.options import check
+from throughtime.cells.share_check import require_share_of_one_step
 from throughtime.errors import CellError
 
 Parameters = Mapping[str, Tensor]
@@ -55,7 +57,9 @@ class Named(Mapping[str, Tensor]):
     __slots__ = ("_tensors",)
     _tensors: dict[str, Tensor]
 
-    def __init__(self, **tensors: Tensor) -> None:
+    def __init__(self, /, **tensors: Tensor) -> None:
+        if not METHODS.isdisjoint(tensors):
+            require_names(f"name of {type(self).__name__}", tensors, type(self).__name__)
         object.__setattr__(self, "_tensors", tensors)
 
     def __getattr__(self, name: str) -> Tensor:
@@ -214,6 +218,7 @@ class Cell(nn.Module, ABC):
         self._check_names()
         if self.recurrent is None:
             self.recurrent = self.inputs
+        require_free_names(self, self.extra(), self._usual_shapes(), type(self).__name__)
         for name, shape in self.shapes().items():
             self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
@@ -252,12 +257,20 @@ class Cell(nn.Module, ABC):
         return self.name or type(self).__name__
 
     @property
+    def own_share(self) -> bool:
+        """Whether the input's share is other than a product with weight_ih."""
+        return type(self).share is not Cell.share or "share" in self.__dict__
+
+    @property
     def state_size(self) -> int:
         """S, the size of the whole state."""
         return len(self.parts) * self.hidden_size
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every parameter's shape by name, in torch.nn's order."""
+        return self._usual_shapes() | self.extra()
+
+    def _usual_shapes(self) -> dict[str, tuple[int, ...]]:
         assert self.recurrent is not None
         H, I = self.hidden_size, self.input_size  # noqa: E741
         rows, recurrent_rows = len(self.inputs) * H, len(self.recurrent) * H
@@ -266,9 +279,9 @@ class Cell(nn.Module, ABC):
             shapes["weight_hh"] = (recurrent_rows, H)
         if self.bias:
             shapes["bias_ih"] = (rows,)
-            if recurrent_rows:
+            if recurrent_rows > len(self.unbiased) * H:
                 shapes["bias_hh"] = (recurrent_rows - len(self.unbiased) * H,)
-        return shapes | self.extra()
+        return shapes
 
     def spread(self, parameter: str) -> float:
         """How far from 0 a parameter may start: 1/√H, as in torch.nn."""
@@ -310,7 +323,9 @@ class Cell(nn.Module, ABC):
 
     def advance(self, u: Share, state: State, W: Weights) -> tuple[State, Gates]:
         """One step, every port reading its part of `state`."""
-        return self.step(u, Read(**{port: state[part] for port, part in self.reads.items()}), W)
+        result = self.step(u, Read(**{port: state[part] for port, part in self.reads.items()}), W)
+        require_step_result(self, result, State, Gates)
+        return result
 
     def zero_state(self, batch: int, like: Tensor) -> State:
         """The state before the first input: zeros (B, H) for each part, on the device and dtype of `like`."""
@@ -325,7 +340,12 @@ class Cell(nn.Module, ABC):
         return State(**dict(zip(self.parts, z.chunk(len(self.parts), dim=-1), strict=True)))
 
     def forward(self, x: Tensor, state: State | None = None) -> State:
-        """One step on x (B, I), for a loop of one's own; `tt.unroll` runs a whole sequence."""
+        """One step on x (B, I), for a loop of one's own; `tt.unroll` runs a whole sequence.
+
+        Raises CellError if x is no tensor, or if the cell's share looks along time.
+        """
+        require_tensor(x, "x")
+        require_share_of_one_step(self, 1, "one step at a time")
         state = self.zero_state(x.shape[0], x) if state is None else state
         return self.advance(self.share(x), state, self.weights())[0]
 
@@ -334,6 +354,10 @@ class Cell(nn.Module, ABC):
             if isinstance(getattr(self, attribute, ""), str):  # a forgotten comma makes a string of a tuple
                 example = '{"carousel": "h"}' if attribute == "reads" else '("first",)'
                 raise CellError(f"{type(self).__name__} must name its {attribute}, as in {attribute} = {example}")
+        require_names("part of the state", self.parts, type(self).__name__)
+        require_names("port", self.reads, type(self).__name__)
+        require_names("block", self.inputs, type(self).__name__)
+        require_names("block", self.recurrent or (), type(self).__name__)
         unknown = {port: part for port, part in self.reads.items() if part not in self.parts}
         if unknown:
             raise CellError(

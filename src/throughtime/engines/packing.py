@@ -5,7 +5,7 @@ Dimensions: T steps, B sequences, N packed rows (the sum of the lengths), longes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,11 +88,15 @@ def backwards(x: Tensor, lengths: Tensor | None) -> Tensor:
     return x[source, torch.arange(x.shape[1], device=x.device)]
 
 
-def lengths_on_cpu(lengths: Tensor, steps: int, batch: int) -> Tensor:
-    """The lengths of sequences in a padded batch, on the CPU.
+def lengths_on_cpu(lengths: Tensor | Sequence[int], steps: int, batch: int) -> Tensor:
+    """The lengths of sequences in a padded batch, a tensor or a list, as a tensor on the CPU.
 
     Raises CellError if they are not (B,) whole numbers from 0 to T.
     """
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        raise CellError(f"lengths must be ({batch},) whole numbers, got {lengths!r}") from None
     if lengths.shape != (batch,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise CellError(f"lengths must be ({batch},) whole numbers, got {tuple(lengths.shape)} of {lengths.dtype}")
     ends = lengths.detach().to("cpu", torch.int64)

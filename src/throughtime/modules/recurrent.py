@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.cells.cell import Cell, State, make
+from throughtime.cells.contract import require_parameters_declared, require_tensor
 from throughtime.cells.initialise import initialise
 from throughtime.cells.options import options_of
+from throughtime.cells.share_check import refuse_drawing, require_share_of_one_step
 from throughtime.engines import Stack, check_engine, choose_stack, flatten
 from throughtime.engines.packing import run_padded
 from throughtime.engines.recompute import recompute
@@ -104,12 +106,13 @@ class Recurrent(nn.Module):
         self.recurrent_init = recurrent_init
         self.chrono = chrono
 
-        def template(inputs: int) -> Cell:
-            return make(cell, inputs, hidden_size, bias=bias, device="meta", dtype=dtype, **cell_options)
+        def template(inputs: int, device: str = "meta") -> Cell:
+            return make(cell, inputs, hidden_size, bias=bias, device=device, dtype=dtype, **cell_options)
 
         # One template a layer, for its equations and shapes. A tuple is not registered as a submodule, so the
         # templates add nothing to state_dict, and parameters always come from this module.
         self.cells = tuple(template(hidden_size * self.directions if k else input_size) for k in range(num_layers))
+        self._require_layer_cells(template)
         self._names = tuple(
             tuple((name, f"{name}_l{layer}{'_reverse' * direction}") for name in self.cells[layer].shapes())
             for layer in range(num_layers)
@@ -174,6 +177,7 @@ class Recurrent(nn.Module):
             return self._forward_padded(input, hx)
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
+        require_tensor(input, "x")
         if input.ndim not in (2, 3):
             raise CellError(f"x must have 3 dimensions, or 2 for one sequence; got {tuple(input.shape)}")
         if input.ndim == 2:
@@ -231,6 +235,7 @@ class Recurrent(nn.Module):
 
     def _forward_padded(self, padded: Padded, state: State | None) -> tuple[Tensor, State]:
         x, lengths, damping = padded.x, padded.lengths, padded.damping
+        require_tensor(x, "x")
         if x.ndim != 3:
             raise CellError(f"x must be (T, B, {self.input_size}), got {tuple(x.shape)}")
         x, start = self._ready(x, state)
@@ -299,6 +304,8 @@ class Recurrent(nn.Module):
         self, x: Tensor, state: State, ends: Tensor | None = None, *, damping: float | None = None
     ) -> tuple[Tensor, State]:
         """`ends`: how many sequences run at each step, where x is packed; while compiling, lengths where it is not."""
+        if self.cells[0].own_share and not compiling():
+            self._require_share_of_one_step(len(x if ends is None or x.ndim == 3 else ends))
         stack = Stack(
             cells=self.cells,
             parameters=tuple({mine: self._value(name) for mine, name in names} for names in self._names),
@@ -317,6 +324,24 @@ class Recurrent(nn.Module):
         done = recompute(stack, self.engine) if self.recompute else choose_stack(stack, self.engine).run(stack)
         object.__setattr__(self, "served", done.engine)  # past nn.Module's own, which costs as much as a short step
         return done.output, done.final
+
+    def _require_layer_cells(self, template: Callable[[int, str], Cell]) -> None:
+        """Refuse cells that would not be whole as layers: cells of this package are known to be."""
+        if not type(self.cell).__module__.startswith("throughtime."):
+            require_parameters_declared(self.cell, partial(template, self.input_size, "cpu"))
+        if self.cell.own_share:
+            refuse_drawing(self.cell, 1)
+            self._require_share_of_one_step(1)
+
+    def _require_share_of_one_step(self, steps: int) -> None:
+        for cell in self.cells:
+            require_share_of_one_step(cell, steps, "in a layer")
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, in the cells too: a step may drop out while training."""
+        for cell in self.cells:
+            cell.train(mode)
+        return super().train(mode)
 
     def _value(self, name: str) -> Tensor:
         # Where a parametrisation or pruning took a parameter's place, it answers as an attribute only.

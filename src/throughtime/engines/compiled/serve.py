@@ -68,7 +68,7 @@ class Kept:
         for name, _ in ready.shapes:
             if name not in parameters:
                 return f'"{name}" is not among the parameters, and compiled kernels of "{cell.title}" read it.'
-        if not plain and _has_own_share(cell):
+        if not plain and cell.own_share:
             return (
                 f'"{cell.title}" makes the share of its inputs itself and may look along time: compiled kernels run it '
                 "forward only, on sequences of one length."
@@ -118,11 +118,6 @@ def _watched(*tensors: Tensor) -> bool:
         if not isinstance(torch._C._get_function_stack_at(level), DeviceContext):
             return True
     return bool(torch._C._len_torch_dispatch_stack()) or torch._C._get_tracing_state() is not None
-
-
-def _has_own_share(cell: Cell) -> bool:
-    """Whether the input's share is other than a product with weight_ih."""
-    return type(cell).share is not Cell.share or "share" in cell.__dict__
 
 
 def run_job(job: Job, engine: str, kept: Kept) -> Unrolled:
@@ -224,7 +219,7 @@ def _run(course: Course, ready: Ready, x: Tensor, initial: list[Tensor]) -> Done
         value = course.parameters[name]
         if value.shape != shape or value.dtype is not dtype or value.device != device:
             raise _unfit(name, value, shape, dtype, device)
-    if not _has_own_share(cell):
+    if not cell.own_share:
         return run(course, x, initial, shared=False)
     share = cell.share(x, course.parameters)
     some = next(iter(share.values()))

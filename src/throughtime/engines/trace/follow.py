@@ -82,7 +82,7 @@ def _blocks(cell: Cell) -> tuple[str, ...]:
     kind = type(cell)
     if kind.weights is not Cell.weights or "weights" in cell.__dict__:
         raise Untraceable(f'the cell "{cell.title}" binds its recurrent weights in its own way.')
-    if kind.share is Cell.share and "share" not in cell.__dict__:
+    if not cell.own_share:
         return cell.inputs
     parameters = {name: torch.empty(shape, device="meta") for name, shape in cell.shapes().items()}
     share = cell.share(torch.empty(2, cell.input_size, device="meta"), parameters)

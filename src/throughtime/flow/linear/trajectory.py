@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, Share, State
+from throughtime.cells.contract import require_tensor
+from throughtime.cells.share_check import require_share_of_one_step
 from throughtime.engines import Unrolled
 from throughtime.errors import FlowError
 from throughtime.modules import Recurrent
@@ -89,8 +91,12 @@ def follow(
     if not isinstance(cell, Cell):
         raise FlowError(f"there is no cell to measure in {type(cell).__name__}; make one by tt.from_torch(module).")
     values = {name: p.detach() for name, p in (cell.values() if parameters is None else parameters).items()}
+    require_tensor(x, "x")
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 1:
         raise FlowError(f"x must be (T, B, I) with at least one step and one sequence, got {tuple(x.shape)}.")
+    require_share_of_one_step(cell, len(x), "where gradients through time are measured")
+    if lengths is not None:
+        lengths = torch.as_tensor(lengths)
     steps = torch.full((x.shape[1],), x.shape[0], device=x.device) if lengths is None else lengths.to(x.device)
     if tuple(steps.shape) != (x.shape[1],) or int(steps.min()) < 1 or int(steps.max()) > x.shape[0]:
         raise FlowError(f"lengths must be {x.shape[1]} whole numbers in 1..{x.shape[0]}, got {steps.tolist()}.")
