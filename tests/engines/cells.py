@@ -98,6 +98,20 @@ class Aliases(Cell):
         return State(c=c, d=c, h=u.out), Gates(c=c, out=u.out, read=read.d)
 
 
+class Linear(Cell):
+    """Its products are given new states, which the gradients of the states themselves do not need."""
+
+    parts = ("a", "b", "h")
+    reads = {"carousel": "a"}  # noqa: RUF012
+    inputs = ("in",)
+    recurrent = ("first", "second")
+
+    def step(self, u, read, W):
+        a = u["in"] + 0.5 * read.carousel
+        b = 0.3 * a + u["in"]
+        return State(a=a, b=b, h=W.first(a) + W.second(b)), Gates()
+
+
 class OwnShare(Cell):
     """Makes its input's share itself, unit by unit; has no recurrent maps."""
 
@@ -160,4 +174,4 @@ def bent(bend: Any) -> type[Cell]:
     return type("OneMap", (OneMap,), {"bend": bend})
 
 
-MADE = (Levels, Oddments, Swap, Smooth, Aliases)
+MADE = (Levels, Oddments, Swap, Smooth, Aliases, Linear)

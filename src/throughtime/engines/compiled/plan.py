@@ -142,6 +142,8 @@ def plan(program: Program) -> Plan:
     reads = {node.at for node in _arguments(program, program.forward) if node.op == "read"}
     reads |= {p.at for product in program.products if (p := program.nodes[product.source]).op == "read"}
     states = {n for node in program.nodes[program.forward :] for n in node.args if n < program.forward}
+    # The gradient of a recurrent weight is made of what its products were given, a new state among that.
+    states |= {product.source for product, slot in zip(program.products, of_product, strict=True) if slot >= 0}
     outputs = {*program.d_u, *program.d_product, *program.d_vector, *program.d_read}
     read_back = tuple(part in reads or program.states[part] in states | outputs for part in range(len(program.parts)))
     return Plan(
