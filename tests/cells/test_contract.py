@@ -85,7 +85,7 @@ def test_about_the_lstm() -> None:
         ("lstm", {"coupled": True, "forget_gate": False}, "coupled"),
         ("gru", {"reset": "never"}, "reset is one of 'after', 'before'"),
         ("taps", {"taps": 0}, "taps is a number of steps"),
-        ("taps", {"taps": 2.5}, "taps is a number of steps"),
+        ("taps", {"taps": 2.5}, "taps is a whole number; got 2.5"),
     ],
 )
 def test_what_cannot_be_made(name: str, options: dict, complaint: str) -> None:

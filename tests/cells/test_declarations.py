@@ -220,6 +220,58 @@ def test_cells_of_the_package_declare_what_they_hold(variant) -> None:
     require_parameters_declared(make(), make)
 
 
+OPTIONS = {
+    "gain=0.5": ({"gain": 0.5}, None),
+    "gain=1": ({"gain": 1}, None),
+    "gain=text": ({"gain": "x"}, "gain is a number; got 'x'"),
+    "gain=True": ({"gain": True}, "gain is a number; got True"),
+    "taps=2": ({"taps": 2}, None),
+    "taps=2.5": ({"taps": 2.5}, "taps is a whole number; got 2.5"),
+    "limit=None": ({"limit": None}, None),
+    "limit=1.5": ({"limit": 1.5}, None),
+    "limit=text": ({"limit": "x"}, "limit is a number or None; got 'x'"),
+    "word=1": ({"word": 1}, "word is a text; got 1"),
+    "plain=0.5": ({"plain": 0.5}, None),
+    "plain=text": ({"plain": "x"}, "plain is a number; got 'x'"),
+    "free=anything": ({"free": [1]}, None),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_option_value_is_of_its_kind(case: str) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        gain: float = 1.0,
+        taps: int = 1,
+        limit: float | None = None,
+        word: str = "a",
+        plain=0.1,
+        free=None,
+        **kwargs,
+    ):
+        Cell.__init__(self, input_size, hidden_size, **kwargs)
+
+    cell_class(__init__=__init__)
+    given, says = OPTIONS[case]
+    if says is None:
+        tt.cells.make("mine", INPUTS, H, **given)
+        return
+    with pytest.raises(CellError, match=re.escape(says)):
+        tt.cells.make("mine", INPUTS, H, **given)
+
+
+def test_cell_asked_for_by_its_class_is_refused_with_its_name() -> None:
+    kind = cell_class()
+    for attempt in (lambda: Recurrent(kind, INPUTS, H), lambda: tt.cells.make(kind, INPUTS, H)):
+        with pytest.raises(CellError, match='by its name, not by its class Mine; give "mine"'):
+            attempt()
+    with pytest.raises(CellError, match="and a cell of your own once its class is made in the same process"):
+        Recurrent("other", INPUTS, H)
+
+
 # -- what is given
 
 

@@ -18,6 +18,12 @@ def test_cells_as_typed():
     assert gru == Choice("gru:reset=before", "gru", {"reset": "before"})
     assert lstm.options == {"peephole": True, "coupled": False}
     assert parse_cells("taps:taps=4")[0].options == {"taps": 4}
+    typed = "x:a=0.5:b=-1:c=1e-3:d=nan:e=1_0:f=.5:g=FALSE:h=1.:i=tanh"
+    values = {"a": 0.5, "b": -1, "c": 0.001, "d": "nan", "e": "1_0", "f": 0.5, "g": False, "h": 1.0, "i": "tanh"}
+    assert parse_cells(typed)[0].options == values
+    assert {key: type(value) for key, value in parse_cells(typed)[0].options.items()} == {
+        key: type(value) for key, value in values.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -28,6 +34,8 @@ def test_cells_as_typed():
         ("gru,gru", "twice"),
         ("gru:reset", "KEY=VALUE"),
         ("gru,feedforward:diagonal=true", "cannot be trained on data"),
+        ("mycells.py:MyCell", "A cell of your own is trained in Python"),
+        ("cells/mine.py:MyCell:gain=0.5", "A cell of your own is trained in Python"),
     ],
 )
 def test_cells_mistyped(typed, why):

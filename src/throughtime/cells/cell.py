@@ -12,7 +12,7 @@ and the one that carries the state on by itself (no weights in between) is alway
 >>> import torch
 >>> import throughtime as tt
 >>> from throughtime.cells import Cell, Gates, State
->>> class Leaky(Cell):  # with `class Leaky(Cell, name="leaky")` it is known to tt.cells.make and the command line
+>>> class Leaky(Cell):  # with `class Leaky(Cell, name="leaky")` it is known to tt.cells.make and to layers
 ...     '''α_t = σ(U_α x_t + b_α), h_t = (1 − α_t) ⊙ h_{t-1} + α_t ⊙ tanh(U x_t + W h_{t-1} + b).'''
 ...
 ...     parts = ("h",)
@@ -175,7 +175,7 @@ class Cell(nn.Module, ABC):
     as many rows (less the `unbiased` blocks), and what `extra` names. A subclass whose options change its ports or
     blocks sets the attributes of the instance before it calls `super().__init__`.
 
-    `class Mine(Cell, name="mine")` makes the cell known to `tt.cells.make` and the command line.
+    `class Mine(Cell, name="mine")` makes the cell known, in the same process, wherever a cell is asked for by name.
     """
 
     parts: tuple[str, ...] = ("h",)  # what the state holds, H units each; the last part is the output
@@ -381,10 +381,17 @@ def find(name: str) -> type[Cell]:
 
     Raises CellError for a name that is not known.
     """
+    asked: object = name
+    if isinstance(asked, type) and issubclass(asked, Cell):
+        called = f'"{asked.name}"' if asked.name else f'"mine", after class {asked.__name__}(Cell, name="mine")'
+        raise CellError(f"a cell is asked for by its name, not by its class {asked.__name__}; give {called}")
     try:
         return _KNOWN[name]
-    except KeyError:
-        raise CellError(f'no cell is named "{name}"; there is {", ".join(known())}') from None
+    except (KeyError, TypeError):
+        raise CellError(
+            f'no cell is named "{name}"; there is {", ".join(known())}, and a cell of your own once its class is made '
+            f'in the same process, as in class Mine(Cell, name="{name}")'
+        ) from None
 
 
 def make(name: str, input_size: int, hidden_size: int, **options: Any) -> Cell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -78,6 +79,12 @@ def parse_cells(text: str) -> tuple[Choice, ...]:
 
 def _parse_cell(text: str) -> Choice:
     spoken, *options = text.split(":")
+    if spoken.endswith(".py") or "/" in spoken:
+        raise InputError(
+            f'cell "{text}": the command line knows the cells of `throughtime cells` alone. A cell of your own is '
+            "trained in Python: import its file, then call tt.Net.build(data.card, NAME) with the name its class was "
+            "given, and tt.train (docs/cells.md)."
+        )
     pairs: dict[str, Any] = {}
     for option in options:
         key, equals, value = option.partition("=")
@@ -93,7 +100,9 @@ def _parse_cell(text: str) -> Choice:
     return Choice(text, name, pairs)
 
 
-def _value(text: str) -> bool | int | str:
+def _value(text: str) -> bool | int | float | str:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    return int(text) if text.isdecimal() else text
+    if re.fullmatch(r"[+-]?[0-9]+", text):
+        return int(text)
+    return float(text) if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text) else text
