@@ -31,6 +31,7 @@ from throughtime.flow.singular import singular_of
 from throughtime.records import BoundRecord, CreditRecord, Example, Floats, FlowRecord
 
 _WORK = 4e9  # multiplications for the credit, and as many for the bounds: about a second together on two cores
+_NUMBERS = 1 << 24  # norms of all pairs of a step and a source: 128 MiB in float64
 _MAP = 1024  # steps up to which the map of all pairs is kept
 _STRETCHED = 4  # sequences whose singular values are taken, at most
 _GLANCE = 3  # sources of a quick survey, at most
@@ -135,7 +136,7 @@ def _limits(seen: Sighting, quick: bool) -> _Limits:
     row = max(1, len(along.cell.squares(along.parameters))) * tangent.H**2  # multiplications for one row and step
     sources = torch.nonzero(seen.delta.any(-1).any(-1).any(0))[:, 0].tolist()
     rows = int(seen.delta.any(-1).any(0).sum(0).max())  # the most sources of any one sequence
-    affordable = max(1, int(_WORK / (row * B * max(1, T / 2))))
+    affordable = max(1, min(int(_WORK / (row * B * max(1, T / 2))), _NUMBERS // (T * B)))
     affordable = min(affordable, _GLANCE) if quick else affordable
     chosen: tuple[int, ...] | None = None
     if rows > affordable:
