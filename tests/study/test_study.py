@@ -34,8 +34,7 @@ def prepared(source, cells="rnn,lstm", **settings):
 def begun(path, source, **settings):
     origin, dataset = prepared(source, **settings)
     folder = Folder(path)
-    folder.create()
-    folder.write_origin(origin)
+    folder.begin(origin).close()
     return origin, dataset, folder
 
 
@@ -103,8 +102,7 @@ def test_a_source_that_changed_is_not_gone_on_with(source, tmp_path, rng):
 def test_a_rehearsal_takes_two_batches(source, tmp_path):
     origin, dataset = study.shortened(*prepared(source, cells="gru"))
     folder = Folder(tmp_path / "out")
-    folder.create()
-    folder.write_origin(origin)
+    folder.begin(origin).close()
     events = list(study.run(origin, dataset, folder))
     assert next(e for e in events if isinstance(e, study.Started)).updates == 2
 

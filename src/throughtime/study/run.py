@@ -6,7 +6,7 @@ Yields typed events as it goes; who shows them decides how.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from throughtime.models import Net
 from throughtime.records import Evaluation, FlowRecord, RunRecord, Update
 from throughtime.study import surroundings
 from throughtime.study.eyes import Eyes
-from throughtime.study.folder import Folder, Origin, Outcome
+from throughtime.study.folder import Folder, Moment, Origin, Outcome
 from throughtime.study.plan import Choice, Plan, Trial
 from throughtime.study.recipes import CLOCKS, settle
 from throughtime.training.machine import check_trackers
@@ -45,6 +45,16 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Looking:
+    """A layer is measured next, until the following event; an interrupt in the meantime ends the run at once."""
+
+    choice: Choice
+    moment: Moment
+    layer: int  # from 0
+    layers: int
+
+
+@dataclass(frozen=True)
 class Ended:
     """A cell's run is whole."""
 
@@ -54,7 +64,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The run was stopped from outside, and saved."""
+    """The run was stopped from outside, and what it has is saved."""
 
     choice: Choice
     update: int
@@ -62,13 +72,13 @@ class Interrupted:
 
 @dataclass(frozen=True)
 class Failed:
-    """The run could not go on: its loss was not finite, say. What it had is kept."""
+    """The run could not go on, now or when it was last tried: its loss was not finite, say. What it had is kept."""
 
     choice: Choice
     why: str
 
 
-Event = Started | Ended | Failed | Interrupted | Update | Evaluation | FlowRecord
+Event = Started | Looking | Ended | Failed | Interrupted | Update | Evaluation | FlowRecord
 
 
 def prepare(
@@ -174,20 +184,23 @@ def leads() -> bool:
 
 def run(
     origin: Origin, dataset: Dataset, folder: Folder, *, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Event]:
+) -> Generator[Event]:
     """Train and measure every cell of the plan that has not ended yet.
 
-    `stop` is asked after each update; once it says yes the run is saved, and `Interrupted` is the last event.
+    `stop` is asked after each update; once it says yes the run is saved, and `Interrupted` is the last event. So it is
+    if KeyboardInterrupt is raised while something is measured (see `Looking`); what was being measured is measured on
+    going on.
     """
     for trial in origin.plan.trials:
         outcome = folder.read_outcome(trial.choice)
         if outcome is not None and outcome.stopped:
+            if outcome.failed:
+                yield Failed(trial.choice, outcome.stopped)
             continue
         with _threads(trial):
-            for event in _run_one(trial, origin, dataset, folder, stop):
-                yield event
-                if isinstance(event, Interrupted):
-                    return
+            ended = yield from _run_one(trial, origin, dataset, folder, stop)
+        if not ended:
+            return
 
 
 @contextmanager
@@ -216,11 +229,10 @@ def _build(trial: Trial, origin: Origin) -> Net:
 
 def _run_one(
     trial: Trial, origin: Origin, dataset: Dataset, folder: Folder, stop: Callable[[], bool]
-) -> Iterator[Event]:
+) -> Generator[Event, None, bool]:
+    """Train and measure one cell; returns whether it came to an end, not to an interruption."""
     choice, plan = trial.choice, origin.plan
     net = _build(trial, origin)
-    eyes = Eyes(net, dataset)
-    before = eyes.look("before", 0) if leads() else ()  # now, while nothing has been learned or loaded
     training = learning.train(
         net,
         dataset,
@@ -234,39 +246,68 @@ def _run_one(
     yield Started(choice, training.total, training.done, net.card().parameters, training.notes)
     if leads():
         folder.write_outcome(choice, Outcome(net.card()))
-        yield from _kept(folder, choice, before)
-    while True:
-        try:
-            update = next(training)
-        except StopIteration:
-            break
-        except TrainingError as error:
-            if leads():
-                folder.write_outcome(choice, Outcome(net.card(), str(error)))
-            yield Failed(choice, str(error))
+    eyes = Eyes(dataset)
+    layers = net.recurrent.num_layers
+
+    def look(seen: Net, moment: Moment, update: int) -> Iterator[Event]:
+        """Measure, unless that was done before the run was last stopped."""
+        if not leads() or folder.has_flows(choice, moment, update, layers):
             return
-        yield update
-        if training.evaluations and training.evaluations[-1].update == update.update:
-            yield training.evaluations[-1]
-        if leads() and eyes.due(update.update, training.total):
+        for layer in range(layers):
+            with _interruptible():
+                yield Looking(choice, moment, layer, layers)
+                flow = eyes.look(seen, moment, update, layer)
+                folder.write_flow(choice, flow)
+            yield flow
+
+    def due() -> Iterator[Event]:
+        if eyes.due(training.done, training.total):
             with suppress(FlowError):  # states that are not finite: the next update says so, and ends the run
-                yield from _kept(folder, choice, eyes.look("during", update.update))
-        if stop() and not training.stopped:
+                yield from look(net, "during", training.done)
+
+    try:
+        yield from look(_build(trial, origin), "before", 0)  # a net of its own: this one may have gone on learning
+        yield from due()  # a kill may have come between the checkpoint and the measurement of its update
+        for update in training:
+            yield update
+            if training.evaluations and training.evaluations[-1].update == update.update:
+                yield training.evaluations[-1]
+            if stop():
+                raise _Stopped
+            yield from due()
+        training.restore_best()
+        with _interruptible():
+            yield Looking(choice, "after", 0, layers)
+            test = training.evaluate("test")
+        yield from look(net, "after", training.done)
+    except TrainingError as error:
+        if leads():
+            folder.write_outcome(choice, Outcome(net.card(), str(error)))
+        yield Failed(choice, str(error))
+    except _Stopped:
+        if training.done:
             training.save()
-            training.close()
-            yield Interrupted(choice, update.update)
-            return
-    training.restore_best()
-    test = training.evaluate("test")
-    if leads():
-        yield from _kept(folder, choice, eyes.look("after", training.done))
-        folder.write_outcome(choice, Outcome(net.card(), training.stopped, test))
-        record = folder.read_run(trial, plan.seed)
-        assert record is not None
-        yield Ended(choice, record)
+        yield Interrupted(choice, training.done)
+        return False
+    else:
+        if leads():
+            folder.write_outcome(choice, Outcome(net.card(), training.stopped, test))
+            record = folder.read_run(trial, plan.seed)
+            assert record is not None
+            yield Ended(choice, record)
+    finally:
+        training.close()
+    return True
 
 
-def _kept(folder: Folder, choice: Choice, flows: tuple[FlowRecord, ...]) -> Iterator[FlowRecord]:
-    for flow in flows:
-        folder.write_flow(choice, flow)
-        yield flow
+class _Stopped(Exception):  # noqa: N818 (it is no error)
+    """Somebody asked for an end where the run can be saved."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """What it does is done again on going on, so an interrupt ends it at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _Stopped from None
