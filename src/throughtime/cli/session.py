@@ -59,7 +59,10 @@ def hold(
     if running.resume is not None:
         place = Folder(running.resume)
         with place.go_on() if study.leads() else nullcontext():
-            _run(*study.reopen(place), place, running)
+            origin, dataset = study.reopen(place)
+            origin, told = study.continued(origin, place)
+            notes.say(told)
+            _run(origin, dataset, place, running)
         return
     assert source is not None
     origin, dataset = study.prepare(
@@ -129,6 +132,7 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
         return
     study = place.read_study()
     report(study, place.report, overwrite=True)
+    notes.tell(study)
     results = Console()
     results.print(screens.table(study))
     results.print(screens.guess(study), style="dim", highlight=False, markup=False, soft_wrap=True)

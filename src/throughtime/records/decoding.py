@@ -64,7 +64,8 @@ def _fit(value: Any, where: str, sizes: dict[str, int], shape: str = "") -> None
     """Raise ValueError unless the sizes of a value, and of all in it, are those of their letters."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for name, inside in _letters(type(value)).items():
-            _fit(getattr(value, name), f"{where}.{name}".lstrip("."), sizes, inside)
+            inner = getattr(value, name)
+            _fit(inner, f"{where}.{name}".lstrip("."), _within(inner, sizes), inside)
         return
     if isinstance(value, Mapping):
         for key, inner in value.items():

@@ -128,6 +128,7 @@ class RunRecord:
     stopped: str  # why training ended, in a sentence
     seconds: Duration
     test: Evaluation | None = None
+    notes: tuple[str, ...] = ()  # what of its records is lost; sentences
 
     def last_flow(self, moment: str) -> FlowRecord | None:
         """The last measurement of that moment."""

@@ -214,7 +214,8 @@ class Folder:
         outcome = self.read_outcome(choice)
         if outcome is None:
             return None
-        past = history.read(self.run(choice) / "events.jsonl")
+        past = history.read(self.run(choice) / history.NAME)
+        lost = past.lost(self.reached(choice))
         flows = tuple(read(FlowRecord, path) for path in sorted((self.run(choice) / "flows").glob("*.npz")))
         return RunRecord(
             label=choice.label,
@@ -227,7 +228,20 @@ class Folder:
             stopped=outcome.stopped or "it has not ended yet, or was interrupted.",
             seconds=sum(update.seconds for update in past.updates),
             test=outcome.test,
+            notes=(lost,) if lost else (),
         )
+
+    def reached(self, choice: Choice) -> int:
+        """The update that a run has certainly come to, whatever is left of its history."""
+        outcome = self.read_outcome(choice)
+        tested = 0 if outcome is None or outcome.test is None else outcome.test.update
+        past = history.read(self.run(choice) / history.NAME)
+        try:
+            latest = (self.run(choice) / "checkpoints" / "latest").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            latest = ""
+        saved = int(latest) if re.fullmatch(r"\d{12}", latest) else 0
+        return max(tested, saved, *(update.update for update in past.updates[-1:]))
 
     def read_study(self) -> Study:
         """The whole study from its files.

@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from inspect import signature
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,13 +21,14 @@ from throughtime import training as learning
 from throughtime.cells import find
 from throughtime.data import load
 from throughtime.data.dataset import Batch, Dataset, Split, Stream
-from throughtime.data.options import flag
+from throughtime.data.front import known
+from throughtime.data.options import Options, flag
 from throughtime.errors import FlowError, InputError, TrainingError
 from throughtime.models import Net
-from throughtime.records import Evaluation, FlowRecord, RunRecord, Update
+from throughtime.records import Evaluation, FlowRecord, RunRecord, Update, decode
 from throughtime.study import surroundings
 from throughtime.study.eyes import Eyes
-from throughtime.study.folder import Folder, Moment, Origin, Outcome
+from throughtime.study.folder import NAME, Folder, Moment, Origin, Outcome
 from throughtime.study.plan import Choice, Plan, Trial
 from throughtime.study.recipes import CLOCKS, settle
 from throughtime.training.machine import check_trackers
@@ -109,7 +112,7 @@ def prepare(
         )
     origin = Origin(
         title=dataset.card.name,
-        plan=Plan(source, dict(reading), trials, seed, device, trackers),
+        plan=Plan(source, dict(reading), trials, seed, device, trackers, _base(source)),
         data=dataset.card,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -131,13 +134,55 @@ def reopen(folder: Folder) -> tuple[Origin, Dataset]:
     Raises InputError if the folder holds none, or if the source has changed since.
     """
     origin = folder.read_origin()
-    dataset = load(origin.plan.source, seed=origin.plan.seed, **origin.plan.reading)
+    dataset = load(origin.plan.place, seed=origin.plan.seed, **_reading(origin, folder))
     if dataset.card.digest != origin.data.digest:
         raise InputError(
-            f"{origin.plan.source} is not what it was when {folder.path} was begun (SHA-256 "
+            f"{origin.plan.place} is not what it was when {folder.path} was begun (SHA-256 "
             f"{dataset.card.digest[:12]}, then {origin.data.digest[:12]}); restore it, or begin a new study."
         )
     return origin, dataset
+
+
+def _base(source: str) -> str:
+    return str(Path.cwd()) if source not in known() and Path(source).exists() else ""
+
+
+def _reading(origin: Origin, folder: Folder) -> dict[str, Any]:
+    """How the data were read, as keyword arguments of `load`: what stands in the file may be anything."""
+    reading = dict(origin.plan.reading)
+    try:
+        decode(Options, {**reading, "seed": origin.plan.seed}, {})
+        strange = sorted(reading.keys() - signature(load).parameters.keys() - {"seed", "source"})
+    except ValueError as error:
+        strange = [str(error)]
+    if strange:
+        raise InputError(
+            f"{folder.path / NAME}: plan.reading.{strange[0]} is no way to read data; restore the file, or train again."
+        )
+    return reading
+
+
+def continued(origin: Origin, folder: Folder) -> tuple[Origin, tuple[str, ...]]:
+    """The origin of a study that is gone on with, and in which versions it differs from what it was trained with.
+
+    If anything is left to train, the versions of here are written down beside those, so that the report names all.
+    """
+    outcomes = [folder.read_outcome(trial.choice) for trial in origin.plan.trials]
+    before = {name: versions.rpartition(_THEN)[2] for name, versions in origin.versions.items()}
+    changed = {name: now for name, now in surroundings.versions().items() if before.get(name, now) != now}
+    if not changed or all(outcome is not None and outcome.stopped for outcome in outcomes):
+        return origin, ()
+    versions = {name: f"{origin.versions[name]}{_THEN}{now}" for name, now in changed.items()}
+    origin = replace(origin, versions={**origin.versions, **versions})
+    if leads():
+        folder.write_origin(origin)
+    differing = ", ".join(f"{name} {before[name]} (here {now})" for name, now in changed.items())
+    return origin, (
+        f"{folder.path} was trained with {differing}; it goes on, but its numbers may differ from here on.",
+    )
+
+
+_THEN = ", then "  # between the versions that one study was trained with
 
 
 def shortened(origin: Origin, dataset: Dataset) -> tuple[Origin, Dataset]:
