@@ -16,11 +16,12 @@ from throughtime import history
 from throughtime.errors import InputError
 from throughtime.inspection.folder import keep, read_measurement
 from throughtime.records import FlowRecord, read
-from throughtime.study import eyes
 from throughtime.study import run as study
 from throughtime.study.folder import Folder
 from throughtime.study.plan import parse_cells
 from throughtime.view import report
+
+pytestmark = pytest.mark.usefixtures("quick_looks")
 
 CALLS = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir")
 
@@ -53,20 +54,6 @@ class Disk:
             return given
 
         return instead
-
-
-@pytest.fixture(autouse=True)
-def quick_looks(monkeypatch):
-    """One real look; the others are its copies with the net's weights in them, so that each is of its moment."""
-    probe, seen = eyes.probe, []
-
-    def look(net, batch, *, moment, update, layer, **rest):
-        if not seen:
-            seen.append(probe(net, batch, moment=moment, update=update, layer=layer, **rest))
-        weights = sum(float(parameter.detach().double().sum()) for parameter in net.parameters())
-        return replace(seen[0], moment=moment, update=update, layer=f"recurrent.{layer}", loss=weights)
-
-    monkeypatch.setattr(eyes, "probe", look)
 
 
 @pytest.fixture
