@@ -288,9 +288,6 @@ def _run_one(
         device=plan.device,
         trackers=plan.trackers,
     )
-    yield Started(choice, training.total, training.done, net.card().parameters, training.notes)
-    if leads():
-        folder.write_outcome(choice, Outcome(net.card()))
     eyes = Eyes(dataset)
     layers = net.recurrent.num_layers
 
@@ -311,6 +308,9 @@ def _run_one(
                 yield from look(net, "during", training.done)
 
     try:
+        yield Started(choice, training.total, training.done, net.card().parameters, training.notes)
+        if leads():
+            folder.write_outcome(choice, Outcome(net.card()))
         yield from look(_build(trial, origin), "before", 0)  # a net of its own: this one may have gone on learning
         yield from due()  # a kill may have come between the checkpoint and the measurement of its update
         for update in training:
