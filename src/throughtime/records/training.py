@@ -71,6 +71,10 @@ class DataCard:
     digest: str  # SHA-256 of the data as read
     notes: tuple[str, ...] = ()  # what was dropped, filled or cut, and why
 
+    def __post_init__(self) -> None:
+        if self.metric == "accuracy" and not 0 <= self.baseline <= 1:
+            raise ValueError(f"the baseline of an accuracy is a share from 0 to 1, not {self.baseline:g}")
+
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger score is a better one."""
