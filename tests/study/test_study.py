@@ -34,8 +34,7 @@ def prepared(source, cells="rnn,lstm", **settings):
 def begun(path, source, **settings):
     origin, dataset = prepared(source, **settings)
     folder = Folder(path)
-    folder.create()
-    folder.write_origin(origin)
+    folder.begin(origin).close()
     return origin, dataset, folder
 
 
@@ -103,23 +102,23 @@ def test_a_source_that_changed_is_not_gone_on_with(source, tmp_path, rng):
 def test_a_rehearsal_takes_two_batches(source, tmp_path):
     origin, dataset = study.shortened(*prepared(source, cells="gru"))
     folder = Folder(tmp_path / "out")
-    folder.create()
-    folder.write_origin(origin)
+    folder.begin(origin).close()
     events = list(study.run(origin, dataset, folder))
     assert next(e for e in events if isinstance(e, study.Started)).updates == 2
 
 
-def test_nothing_is_overwritten_unasked(tmp_path):
+def test_nothing_is_overwritten_unasked(source, tmp_path):
+    origin, _ = prepared(source)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("…")
     with pytest.raises(InputError, match="exists already"):
-        Folder(tmp_path / "mine").create()
+        Folder(tmp_path / "mine").begin(origin)
     with pytest.raises(InputError, match="not the folder of a study"):
-        Folder(tmp_path / "mine").create(overwrite=True)
-    assert (tmp_path / "mine" / "thesis.tex").exists()
+        Folder(tmp_path / "mine").begin(origin, overwrite=True)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="exists already"):
-        Folder(tmp_path / "file").create()
+        Folder(tmp_path / "file").begin(origin)
 
 
 def test_a_damaged_folder_is_told_in_a_sentence(source, tmp_path):
@@ -149,11 +148,10 @@ def test_a_label_cannot_lead_out_of_the_folder(tmp_path):
         assert run.name not in ("", ".", "..")
 
 
-def test_advice_can_be_typed_as_it_stands(tmp_path):
-    (tmp_path / "a b;c").mkdir()
-    (tmp_path / "a b;c" / "x").touch()
+def test_advice_can_be_typed_as_it_stands(source, tmp_path):
+    origin, _, folder = begun(tmp_path / "a b;c", source)
     with pytest.raises(InputError, match=r"--resume '.*a b;c', or"):
-        Folder(tmp_path / "a b;c").create()
+        folder.begin(origin)
 
 
 def test_a_rehearsal_of_a_stream_takes_two_batches(tmp_path):

@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from typing import TextIO
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TextIO
 
 from throughtime.errors import EngineWarning
+
+if TYPE_CHECKING:
+    from throughtime.records import Measurement, Study
 
 
 def take(*, quiet: bool = False) -> None:
@@ -17,6 +21,19 @@ def take(*, quiet: bool = False) -> None:
     log.addHandler(_COMPILING)
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
+
+
+def tell(records: Study | Measurement) -> None:
+    """Say on stderr what of the runs' records is lost: curves would look whole without a word."""
+    for run in getattr(records, "runs", ()):
+        for note in run.notes:
+            _note(f"{run.label}: {note}")
+
+
+def say(told: Iterable[str]) -> None:
+    """Sentences as notes on stderr, also where progress is not shown."""
+    for sentence in told:
+        _note(sentence)
 
 
 class _Begun(logging.Handler):

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from throughtime.cli import notes
+
 EXAMPLE = "Example: throughtime report runs/digits"
 
 
@@ -20,5 +22,7 @@ def run(
     from throughtime.view import report
 
     path = folder / "report.html" if out is None else out
-    report(read_records(folder), path, overwrite=overwrite or out is None)
+    records = read_records(folder)
+    report(records, path, overwrite=overwrite or out is None)
+    notes.tell(records)
     typer.echo(path)

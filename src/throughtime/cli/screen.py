@@ -10,8 +10,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column, Table
 
 from throughtime.records import DataCard, Evaluation, FlowRecord, RunRecord, Study, Update
-from throughtime.study.run import Ended, Event, Failed, Interrupted, Started
+from throughtime.study.run import Ended, Event, Failed, Interrupted, Looking, Started
 
+_WHEN = {"before": "before training", "during": "while it trains", "after": "after training"}
 INTERVAL = 10.0  # seconds between plain lines
 
 
@@ -67,9 +68,13 @@ class _Line:
         self.loss = self.norm = float("nan")
         self.score = "–"
         self.horizon = "–"
+        self.looking = ""
 
     def take(self, event: Event) -> None:
+        self.looking = ""
         match event:
+            case Looking():
+                self.looking = f"measuring layer {event.layer + 1} of {event.layers} {_WHEN[event.moment]}"
             case Started():
                 self.__init__(self.metric)  # type: ignore[misc]
                 self.label, self.total, self.done = event.choice.label, event.updates, event.done
@@ -90,6 +95,8 @@ class _Line:
 
     @property
     def numbers(self) -> str:
+        if self.looking:
+            return self.looking
         loss, norm = ("–", "–") if self.done == self.began_at else (f"{self.loss:.4g}", f"{self.norm:.3g}")
         return f"loss {loss}  valid {self.score}  |grad| {norm}  horizon {self.horizon}"
 
@@ -160,6 +167,8 @@ class Plain:
                 text = f"{line.label}: stopped. {event.why}"
             case Interrupted():
                 text = f"{line.label}: saved after update {event.update}"
+            case Looking() if now - self._shown >= INTERVAL:
+                text = f"{line.label}: {line.looking}"
             case _ if now - self._shown >= INTERVAL:
                 left = (line.total - line.done) / max(1e-9, line.speed)
                 text = f"{line.label}: {line.done}/{line.total}, {line.speed:.1f}/s, {left:.0f} s left; {line.numbers}"

@@ -6,8 +6,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -59,7 +58,11 @@ def hold(
 
     if running.resume is not None:
         place = Folder(running.resume)
-        _run(*study.reopen(place), place, running)
+        with place.go_on() if study.leads() else nullcontext():
+            origin, dataset = study.reopen(place)
+            origin, told = study.continued(origin, place)
+            notes.say(told)
+            _run(origin, dataset, place, running)
         return
     assert source is not None
     origin, dataset = study.prepare(
@@ -76,13 +79,13 @@ def hold(
     if running.dry_run:
         with tempfile.TemporaryDirectory(prefix="throughtime-") as scratch:
             place = Folder(Path(scratch) / "study")
-            _begin(place, origin, overwrite=False)
-            _run(*study.shortened(origin, dataset), place, running)
+            with _begun(place, origin, overwrite=False):
+                _run(*study.shortened(origin, dataset), place, running)
         typer.echo("dry run: training, measures and report went through on two batches; nothing was kept.")
         return
     place = Folder(running.out or fresh(origin.data.name))
-    _begin(place, origin, overwrite=running.overwrite)
-    _run(origin, dataset, place, running)
+    with _begun(place, origin, overwrite=running.overwrite):
+        _run(origin, dataset, place, running)
 
 
 def _clipping(settings: dict[str, Any]) -> dict[str, Any]:
@@ -90,19 +93,17 @@ def _clipping(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"clip": None} if settings.get("clip") == 0 else settings
 
 
-def _begin(place: Folder, origin: Origin, *, overwrite: bool) -> None:
+def _begun(place: Folder, origin: Origin, *, overwrite: bool) -> AbstractContextManager[object]:
     from throughtime.study.run import leads
 
-    if leads():
-        place.create(overwrite=overwrite)
-        place.write_origin(origin)
+    return place.begin(origin, overwrite=overwrite) if leads() else nullcontext()
 
 
 def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> None:
     from rich.console import Console
 
     from throughtime.cli import screen as screens
-    from throughtime.study.run import Failed, Interrupted, leads, run
+    from throughtime.study.run import Failed, Interrupted, Looking, leads, run
     from throughtime.view import report
 
     errors = Console(stderr=True)
@@ -112,9 +113,13 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
         for note in origin.data.notes:
             errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     failures: dict[str, str] = {}  # cell -> why it could not go on
-    with _interruptible(errors) as asked, screen:
-        for event in run(origin, dataset, place, stop=asked):
+    interrupt = _Interrupt(errors)
+    with interrupt, screen:
+        events = run(origin, dataset, place, stop=interrupt.asked)
+        for event in events:
             screen.show(event)
+            if interrupt.looking(isinstance(event, Looking)):
+                event = events.throw(KeyboardInterrupt())
             if isinstance(event, Failed):
                 failures[event.choice.label] = event.why
             if isinstance(event, Interrupted):
@@ -127,6 +132,7 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
         return
     study = place.read_study()
     report(study, place.report, overwrite=True)
+    notes.tell(study)
     results = Console()
     results.print(screens.table(study))
     results.print(screens.guess(study), style="dim", highlight=False, markup=False, soft_wrap=True)
@@ -139,19 +145,31 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
         raise TrainingError(" ".join(f"{', '.join(labels)}: {failure}" for failure, labels in why.items()))
 
 
-@contextmanager
-def _interruptible(console: Console) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks for an end after the running update; a second one ends at once."""
-    asked = False
+class _Interrupt:
+    """Ctrl-C asks for an end after the running update, or ends a measurement at once; a second one quits at once."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._asked = self._looking = False
+
+    def asked(self) -> bool:
+        """Whether somebody asked."""
+        return self._asked
+
+    def looking(self, now: bool) -> bool:
+        """Say whether a measurement comes next; returns whether it is to be ended, as somebody asked before."""
+        self._looking = now
+        return now and self._asked
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._take)
+
+    def __exit__(self, *exc: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        console.print("saving after this update; Ctrl-C again quits at once.", soft_wrap=True)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
+        if self._looking:
+            raise KeyboardInterrupt
+        self._console.print("saving after this update; Ctrl-C again quits at once.", soft_wrap=True)

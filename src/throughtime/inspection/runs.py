@@ -9,7 +9,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from throughtime import history
 from throughtime.data.dataset import Batch, Dataset
 from throughtime.errors import InputError
 from throughtime.flow.probe import probe
@@ -94,7 +93,7 @@ def _one(
         raise InputError(
             f"{file}: these weights cannot be used ({' '.join(str(error).split())}); restore the file, or train again."
         ) from error
-    updates = len(history.read(folder.run(trial.choice) / history.NAME).updates)
+    updates = folder.reached(trial.choice)
     layers, examples = trial.shape.layers, readable(dataset.test)
     flows = []
     for layer in range(layers):

@@ -6,8 +6,9 @@ Norms of gradients are kept as base-10 logarithms, so that a product over thousa
 
 from throughtime.records.arrays import Floats, Integers
 from throughtime.records.credit import CreditRecord, LagProfile
+from throughtime.records.decoding import decode
 from throughtime.records.depth import DepthRecord
-from throughtime.records.files import DAMAGE, FORMAT, decode, encode, read, read_json, write, write_json
+from throughtime.records.files import DAMAGE, FORMAT, encode, read, read_json, write, write_json
 from throughtime.records.layer import BoundRecord, Example, FlowRecord, GateStats, MemoryRecord
 from throughtime.records.parameters import ParameterCredit
 from throughtime.records.paths import CarouselRecord, PathRecord

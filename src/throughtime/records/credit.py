@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from throughtime.records.arrays import Floats, Integers
+from throughtime.records.arrays import Duration, Floats, Integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +22,11 @@ class LagProfile:
     Only pairs with a direct gradient at t (C(t,t) > 0) count.
     """
 
-    lags: Integers  # (L,) τ, steps, ascending from 0
-    median: Floats  # (L,) log10; −inf: exactly zero; NaN: not measured
-    lower: Floats  # (L,) first quartile
-    upper: Floats  # (L,) third quartile
-    pairs: Integers  # (L,) how many pairs (t, sequence) stand behind each
+    lags: Annotated[Integers, "L"]  # (L,) τ, steps, ascending from 0
+    median: Annotated[Floats, "L"]  # (L,) log10; −inf: exactly zero; NaN: not measured
+    lower: Annotated[Floats, "L"]  # (L,) first quartile
+    upper: Annotated[Floats, "L"]  # (L,) third quartile
+    pairs: Annotated[Integers, "L"]  # (L,) how many pairs (t, sequence) stand behind each
 
     def horizon(self, share: float = 0.01) -> int | None:
         """The largest lag at which the median still is at least `share`; None if nothing was measured."""
@@ -51,13 +51,15 @@ class CreditRecord:
     cell: str
     parts: tuple[str, ...]
     derivative: Literal["boundary", "node"]  # parts held apart, or with the inner path from one part to another
-    log10_pairs: Floats  # (T, T, B), (N, T, B) with `sources`: log10 C(t, k); −inf for k > t and zeros, NaN unmeasured
-    log10_direct: Floats  # (T, B) log10 ‖δ_t‖
-    log10_adjoint: Floats  # (T, B) log10 ‖a_k‖, a_k = Σ_t g(t, k)
-    log10_parts: Mapping[str, Floats]  # part -> (T, T, B), the same by part of the state at k
+    log10_pairs: Annotated[
+        Floats, "N T B"
+    ]  # (T, T, B), (N, T, B) with `sources`: log10 C(t, k); −inf for k > t and zeros, NaN unmeasured
+    log10_direct: Annotated[Floats, "T B"]  # (T, B) log10 ‖δ_t‖
+    log10_adjoint: Annotated[Floats, "T B"]  # (T, B) log10 ‖a_k‖, a_k = Σ_t g(t, k)
+    log10_parts: Mapping[str, Annotated[Floats, "N T B"]]  # part -> (T, T, B), the same by part of the state at k
     lags: LagProfile
     dtype: str
-    seconds: float
+    seconds: Duration
     sources: Integers | None = None  # (N,) the steps t that were measured; None: every step
 
     @property

@@ -6,8 +6,9 @@ Dimensions: N layers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from throughtime.records.arrays import Floats
+from throughtime.records.arrays import Count, Duration, Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,16 +19,16 @@ class DepthRecord:
     gradient has not passed a layer yet.
     """
 
-    layers: tuple[str, ...]  # (N,) their names
-    gradient: Floats  # (N,) log10 ‖∂L/∂a_l‖ over the batch, a_l what layer l puts out
-    weights: Floats  # (N,) log10 ‖∂L/∂W_l‖; NaN: the layer has none
-    gain: Floats  # (N,) log10 ‖J_N … J_{l+1}‖₂, median over samples
-    steps: Floats  # (N,) log10 Π_{j>l} ‖J_j‖₂, median over samples
-    bound: Floats  # (N,) log10 Π_{j>l} γ‖W_j‖₂; NaN: one of them is not of the form φ(W a + b)
-    samples: int  # behind the medians; 0: no Jacobian was measured
+    layers: Annotated[tuple[str, ...], "N"]  # (N,) their names
+    gradient: Annotated[Floats, "N"]  # (N,) log10 ‖∂L/∂a_l‖ over the batch, a_l what layer l puts out
+    weights: Annotated[Floats, "N"]  # (N,) log10 ‖∂L/∂W_l‖; NaN: the layer has none
+    gain: Annotated[Floats, "N"]  # (N,) log10 ‖J_N … J_{l+1}‖₂, median over samples
+    steps: Annotated[Floats, "N"]  # (N,) log10 Π_{j>l} ‖J_j‖₂, median over samples
+    bound: Annotated[Floats, "N"]  # (N,) log10 Π_{j>l} γ‖W_j‖₂; NaN: one of them is not of the form φ(W a + b)
+    samples: Count  # behind the medians; 0: no Jacobian was measured
     loss: float
     dtype: str
-    seconds: float
+    seconds: Duration
     chain: str = "chain"  # its name
     left_out: tuple[str, ...] = ()  # what was not measured, and why; sentences
 

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import math
-import types
 import typing
 import zipfile
 import zlib
@@ -14,11 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.disk import write_whole
 from throughtime.errors import InputError
+from throughtime.records.decoding import decode
 
 FORMAT = 1  # raised when a field changes its meaning
 # What reading and decoding a damaged file may raise; RuntimeError: zip members that are encrypted, or nested too deep.
@@ -49,29 +50,13 @@ def encode(value: Any, arrays: dict[str, NDArray[Any]], path: str = "") -> Any:
     return value
 
 
-def decode(kind: Any, value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    """The other way: plain values back into `kind`. Unknown fields are ignored, so old readers read new files."""
-    origin = typing.get_origin(kind)
-    if isinstance(value, dict) and "$array" in value:
-        return arrays[value["$array"]]
-    if isinstance(value, dict) and "$float" in value:
-        return float(value["$float"])
-    if value is None or kind is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        return decode(next(a for a in typing.get_args(kind) if a is not type(None)), value, arrays)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = typing.get_type_hints(kind)
-        known = {f.name for f in dataclasses.fields(kind)} & value.keys()
-        return kind(**{name: decode(hints[name], value[name], arrays) for name in known})
-    if origin is tuple:
-        inner = typing.get_args(kind)
-        each = inner[:1] * len(value) if len(inner) == 2 and inner[1] is ... else inner
-        return tuple(decode(k, v, arrays) for k, v in zip(each, value, strict=True))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        inner_kind = typing.get_args(kind)[1]
-        return {key: decode(inner_kind, inner, arrays) for key, inner in value.items()}
-    return float(value) if kind is float else value
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """What stands under "record" in a file that `write` wrote."""
+
+    format: int
+    kind: str
+    record: Mapping[str, Any]
 
 
 def write(record: Any, path: Path) -> None:
@@ -94,13 +79,13 @@ def read(kind: type[_Record], path: Path) -> _Record:
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = dict(file)
-        whole = json.loads(bytes(arrays.pop("record")))
-        if whole["kind"] != kind.__name__ or whole["format"] > FORMAT:
+        whole = msgspec.json.decode(bytes(arrays.pop("record")), type=_Whole)
+        if whole.kind != kind.__name__ or whole.format > FORMAT:
             raise InputError(
-                f"{path}: holds a {whole['kind']} of format {whole['format']}, not a {kind.__name__} of format "
+                f"{path}: holds a {whole.kind} of format {whole.format}, not a {kind.__name__} of format "
                 f"{FORMAT} or older; read it with the version of throughtime that wrote it."
             )
-        return typing.cast(_Record, decode(kind, whole["record"], arrays))
+        return typing.cast(_Record, decode(kind, whole.record, arrays))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; is this the folder of a run?") from None
     except DAMAGE as error:
@@ -121,11 +106,8 @@ def read_json(kind: type[_Record], path: Path, *, absent: str, again: str) -> _R
     Raises InputError if the file is absent, damaged, or holds something else.
     """
     try:
-        value = decode(kind, json.loads(path.read_text(encoding="utf-8")), {})
+        return typing.cast(_Record, decode(kind, msgspec.json.decode(path.read_bytes()), {}))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; {absent}") from None
     except DAMAGE as error:
         raise InputError(f"{path}: cannot be read ({error}); restore the file, or {again}.") from error
-    if not isinstance(value, kind):
-        raise InputError(f"{path}: does not hold what it should; restore the file, or {again}.")
-    return value

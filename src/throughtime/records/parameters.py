@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from throughtime.records.arrays import Floats, Integers
+from throughtime.records.arrays import Count, Duration, Floats, Integers
 
 RECURRENT = "weight_hh"
 
@@ -21,13 +22,15 @@ class ParameterCredit:
     """Σ_t δ_t P(t, t−τ) ∂⁺z_{t−τ}/∂θ for each lag τ; over all lags these terms add up to dL/dθ."""
 
     cell: str
-    lags: Integers  # (L,) τ, steps, ascending from 0
-    log10_terms: Mapping[str, Floats]  # parameter -> (L,) log10 2-norm of the term of each lag
-    log10_rest: Mapping[str, Floats]  # parameter -> (L,) log10 ‖terms of lags over τ together‖ / ‖dL/dθ‖
+    lags: Annotated[Integers, "L"]  # (L,) τ, steps, ascending from 0
+    log10_terms: Mapping[str, Annotated[Floats, "L"]]  # parameter -> (L,) log10 2-norm of the term of each lag
+    log10_rest: Mapping[
+        str, Annotated[Floats, "L"]
+    ]  # parameter -> (L,) log10 ‖terms of lags over τ together‖ / ‖dL/dθ‖
     log10_whole: Mapping[str, float]  # parameter -> log10 ‖dL/dθ‖
-    sequences: int  # whose gradient this is
+    sequences: Count  # whose gradient this is
     dtype: str
-    seconds: float
+    seconds: Duration
 
     @property
     def lead(self) -> str:

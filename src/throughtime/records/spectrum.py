@@ -6,8 +6,9 @@ Dimensions: B sequences, S the whole state, n exponents or singular values, L la
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from throughtime.records.arrays import Floats, Integers
+from throughtime.records.arrays import Count, Duration, Floats, Integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,15 +16,17 @@ class LyapunovRecord:
     """Lyapunov exponents of the whole state along given inputs, in nats per step."""
 
     cell: str
-    exponents: Floats  # (n,) largest first, means over sequences; −inf: lost altogether; NaN: too faint to tell
-    error: Floats  # (n,) standard error, estimated from stretches of the sequence
+    exponents: Annotated[
+        Floats, "n"
+    ]  # (n,) largest first, means over sequences; −inf: lost altogether; NaN: too faint to tell
+    error: Annotated[Floats, "n"]  # (n,) standard error, estimated from stretches of the sequence
     check: float  # the largest one again, from two neighbouring trajectories; NaN: they met
-    transient: int  # steps left out at the start
-    spacing: int  # steps between two factorings, at most
-    steps: int  # steps averaged over, of the longest sequence
-    sequences: int  # longer than the transient
+    transient: Count  # steps left out at the start
+    spacing: Count  # steps between two factorings, at most
+    steps: Count  # steps averaged over, of the longest sequence
+    sequences: Count  # longer than the transient
     dtype: str
-    seconds: float
+    seconds: Duration
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +34,14 @@ class SingularRecord:
     """Singular values of P(t, t−τ), t each sequence's last step; directions of the longest lag."""
 
     cell: str
-    lags: Integers  # (L,) τ, steps
-    log10_values: Floats  # (L, S) largest first, medians over sequences; −inf: a true zero; NaN: too faint
-    stretched: Floats  # (S,) of the first sequence at its longest lag: the old state's direction that is kept best
-    into: Floats  # (S,) where that direction is taken to
-    sequences: int
+    lags: Annotated[Integers, "L"]  # (L,) τ, steps
+    log10_values: Annotated[
+        Floats, "L S"
+    ]  # (L, S) largest first, medians over sequences; −inf: a true zero; NaN: too faint
+    stretched: Annotated[
+        Floats, "S"
+    ]  # (S,) of the first sequence at its longest lag: the old state's direction that is kept best
+    into: Annotated[Floats, "S"]  # (S,) where that direction is taken to
+    sequences: Count
     dtype: str
-    seconds: float
+    seconds: Duration

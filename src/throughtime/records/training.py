@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from throughtime.records.arrays import Count, Duration, Finite, Seed
 from throughtime.records.layer import FlowRecord
 
 
@@ -13,23 +14,23 @@ from throughtime.records.layer import FlowRecord
 class Update:
     """One optimiser step."""
 
-    update: int  # counted from 1
-    epoch: int  # counted from 0
-    samples: int  # consumed in this epoch
+    update: Count  # counted from 1
+    epoch: Count  # counted from 0
+    samples: Count  # consumed in this epoch
     loss: float
     grad_norm: float  # global 2-norm before clipping
     clipped: bool
     threshold: float | None  # the clipping threshold in force
-    rate: float  # learning rate
-    seconds: float
+    rate: Finite  # learning rate
+    seconds: Duration
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The loss and score on held-out data."""
 
-    update: int
-    epoch: int
+    update: Count
+    epoch: Count
     split: Literal["valid", "test"]
     loss: float
     score: float  # in the task's metric
@@ -58,17 +59,21 @@ class DataCard:
     kind: Literal["classification", "regression", "next"]
     step: str  # what one step is: "word", "pixel", "character", "row"
     tokens: bool
-    inputs: int  # vocabulary size, or values a step
-    outputs: int
+    inputs: Count  # vocabulary size, or values a step
+    outputs: Count
     labels: tuple[str, ...]
     metric: Literal["accuracy", "mse", "nats"]
-    baseline: float  # the score of the obvious guess
+    baseline: Finite  # the score of the obvious guess
     baseline_is: str  # the obvious guess, in words
-    lag: int | None  # the lag the task is built on, steps; None: not known
-    sizes: Mapping[str, int]  # split -> samples
-    lengths: tuple[int, int, int]  # shortest, median, longest sequence, steps
+    lag: Count | None  # the lag the task is built on, steps; None: not known
+    sizes: Mapping[str, Count]  # split -> samples
+    lengths: tuple[Count, Count, Count]  # shortest, median, longest sequence, steps
     digest: str  # SHA-256 of the data as read
     notes: tuple[str, ...] = ()  # what was dropped, filled or cut, and why
+
+    def __post_init__(self) -> None:
+        if self.metric == "accuracy" and not 0 <= self.baseline <= 1:
+            raise ValueError(f"the baseline of an accuracy is a share from 0 to 1, not {self.baseline:g}")
 
     @property
     def higher_is_better(self) -> bool:
@@ -80,19 +85,19 @@ class DataCard:
 class Settings:
     """How a model is trained; everything that decides the result beside the data, the cell and the seed."""
 
-    epochs: int = 20
-    batch_size: int = 32
-    rate: float = 3e-3  # Adam's learning rate, after warm-up
-    warmup: float = 0.05  # share of all updates
+    epochs: Count = 20
+    batch_size: Count = 32
+    rate: Finite = 3e-3  # Adam's learning rate, after warm-up
+    warmup: Finite = 0.05  # share of all updates
     schedule: Literal["constant", "cosine"] = "cosine"
-    weight_decay: float = 0.0
-    clip: float | None = 1.0  # threshold; a percentile for "percentile"; None: no clipping
+    weight_decay: Finite = 0.0
+    clip: Finite | None = 1.0  # threshold; a percentile for "percentile"; None: no clipping
     clip_by: Literal["norm", "parameter", "value", "always", "percentile", "backward"] = "norm"
-    window: int | None = None  # k2: back over so many steps; None: full backpropagation through time
-    stride: int | None = None  # k1: an optimiser step every so many steps; None: as window
-    patience: int | None = None  # evaluations without improvement before stopping early; None: never
-    evaluate_every: int | None = None  # updates; None: once an epoch
-    checkpoint_every: int | None = None  # updates; None: with each evaluation
+    window: Count | None = None  # k2: back over so many steps; None: full backpropagation through time
+    stride: Count | None = None  # k1: an optimiser step every so many steps; None: as window
+    patience: Count | None = None  # evaluations without improvement before stopping early; None: never
+    evaluate_every: Count | None = None  # updates; None: once an epoch
+    checkpoint_every: Count | None = None  # updates; None: with each evaluation
     precision: Literal["no", "bf16", "fp16"] = "no"
 
 
@@ -102,14 +107,14 @@ class ModelCard:
 
     cell: str  # the cell's known name
     options: Mapping[str, Any]
-    layers: int
-    hidden: int
+    layers: Count
+    hidden: Count
     bidirectional: bool
-    embedding: int | None  # units; None: the input is numbers
-    dropout: float
+    embedding: Count | None  # units; None: the input is numbers
+    dropout: Finite
     readout: Literal["last", "mean", "every"]
     engine: str  # the engine that served
-    parameters: int  # how many numbers are learned
+    parameters: Count  # how many numbers are learned
     start: Mapping[str, Any] = field(default_factory=dict)  # what was set of the start, beside torch.nn's own draw
 
 
@@ -120,13 +125,14 @@ class RunRecord:
     label: str  # how the run is named in its study: the cell's name, as typed
     model: ModelCard
     settings: Settings
-    seed: int
+    seed: Seed
     updates: tuple[Update, ...]
     evaluations: tuple[Evaluation, ...]
     flows: tuple[FlowRecord, ...]  # in the order they were measured
     stopped: str  # why training ended, in a sentence
-    seconds: float
+    seconds: Duration
     test: Evaluation | None = None
+    notes: tuple[str, ...] = ()  # what of its records is lost; sentences
 
     def last_flow(self, moment: str) -> FlowRecord | None:
         """The last measurement of that moment."""

@@ -20,10 +20,9 @@ CANDIDATES = 64  # of about readable length, to choose examples with different a
 
 
 class Eyes:
-    """Looks at the gradient of one model, always on the same held-out sequences."""
+    """Looks at the gradient of the models of a study, always on the same held-out sequences."""
 
-    def __init__(self, net: Net, dataset: Dataset) -> None:
-        self._net = net
+    def __init__(self, dataset: Dataset) -> None:
         self._labels = dataset.card.labels
         by_length = np.argsort(dataset.valid.lengths(), kind="stable")  # from the shortest to the longest
         spread = np.linspace(0, len(by_length) - 1, min(SEQUENCES, len(by_length))).round().astype(int)
@@ -34,22 +33,18 @@ class Eyes:
         """Whether it is time to look, after this update of `total`."""
         return update in {max(1, round(share * total)) for share in SHARES}
 
-    def look(self, moment: Literal["before", "during", "after"], update: int) -> tuple[FlowRecord, ...]:
-        """Measure every layer now; the model, its gradients and every random stream stay as they are."""
-        examples = self._examples if moment == "after" else ()
-        top = self._net.recurrent.num_layers - 1
-        return tuple(
-            probe(
-                self._net,
-                self._batch,
-                moment=moment,
-                update=update,
-                layer=layer,
-                extent="whole" if moment == "after" else "usual",
-                examples=examples if layer == top else (),
-                labels=self._labels,
-            )
-            for layer in range(top + 1)
+    def look(self, net: Net, moment: Literal["before", "during", "after"], update: int, layer: int) -> FlowRecord:
+        """Measure a layer now; the model, its gradients and every random stream stay as they are."""
+        top = layer == net.recurrent.num_layers - 1
+        return probe(
+            net,
+            self._batch,
+            moment=moment,
+            update=update,
+            layer=layer,
+            extent="whole" if moment == "after" else "usual",
+            examples=self._examples if moment == "after" and top else (),
+            labels=self._labels,
         )
 
 

@@ -11,14 +11,19 @@ LABEL/best.safetensors  weights; last.safetensors beside it
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock
 
 from throughtime import history
+from throughtime.disk import LOCK, clear, lock, make_folder, replace_folder, restore, sweep
 from throughtime.errors import InputError
 from throughtime.records import (
     DataCard,
@@ -33,8 +38,25 @@ from throughtime.records import (
     write_json,
 )
 from throughtime.study.plan import Choice, Plan, Trial
+from throughtime.view.report import MARK
 
+Moment = Literal["before", "during", "after"]
+
+NAME = "study.json"
+REPORT = "report.html"
 _AGAIN = "train again"
+
+# What a study writes, by its path in the folder; a folder ends with "/".
+_LEFT = r"\.[^/]+\.writing|" + re.escape(LOCK)  # the lock, and what a kill left half-written
+_TOP = rf"{re.escape(NAME)}|{re.escape(REPORT)}|{_LEFT}"
+_CHECKPOINT = r"(manifest\.json|state\.json|[a-z]+\.safetensors)"
+_RUN = (
+    rf"run\.json|{re.escape(history.NAME)}|(best|last)\.safetensors|{_LEFT}"
+    rf"|flows/(|[012]-[a-z]+-\d+-[^/]*\.npz|{_LEFT})"
+    rf"|checkpoints/(|latest|{_LEFT}|(\.writing-)?\d{{12}}/(|{_CHECKPOINT}))"
+    r"|throughtime/([^/]+/)*(|events\.out\.tfevents\.[^/]*|hparams\.yml)"  # what a tracker writes
+)
+_UNBEGUN = {LOCK, f".{NAME}.writing"}  # all there is after a kill before `study.json` was whole
 
 
 @dataclass(frozen=True)
@@ -58,6 +80,11 @@ class Outcome:
     stopped: str = ""
     test: Evaluation | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether it ended before it could be tested: its loss was not finite, say."""
+        return bool(self.stopped) and self.test is None
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -68,7 +95,7 @@ class Folder:
     @property
     def report(self) -> Path:
         """The report's file."""
-        return self.path / "report.html"
+        return self.path / REPORT
 
     def run(self, choice: Choice) -> Path:
         """The folder of one cell's run."""
@@ -76,44 +103,94 @@ class Folder:
 
     # -- writing
 
-    def create(self, *, overwrite: bool = False) -> None:
-        """Make the folder.
+    def begin(self, origin: Origin, *, overwrite: bool = False) -> ExitStack:
+        """Begin a study; until what this returns is closed nobody else trains in its folder, or replaces it.
 
-        Raises InputError if something stands there already and overwriting was not asked for, or if it cannot be made.
+        What is replaced stands until the new one is begun. Raises InputError if something stands there already and
+        overwriting was not asked for, or is more than a study, or if it cannot be made; TrainingError if another
+        process trains there.
         """
+        with ExitStack() as held:
+            try:
+                restore(self.path)
+                if not _taken(self.path):
+                    clear(self.path)
+                    make_folder(self.path)
+                    held.callback(lock(self.path).release)
+                if not _taken(self.path):  # nobody was quicker
+                    self.write_origin(origin)
+                elif overwrite:
+                    held.callback(self._replace(origin).release)
+                else:
+                    raise InputError(self._exists())
+            except OSError as error:
+                raise InputError(
+                    f"{self.path}: cannot be written ({error.strerror or error}); choose another --out."
+                ) from error
+            return held.pop_all()
+
+    def go_on(self) -> ExitStack:
+        """Hold the folder of a study that was begun, as `begin` does, free of what a kill may have left half-written.
+
+        Raises InputError if it holds none; TrainingError if another process trains there.
+        """
+        origin = self.read_origin()
+        with ExitStack() as held:
+            held.callback(lock(self.path).release)
+            clear(self.path)
+            runs = [self.run(trial.choice) for trial in origin.plan.trials]
+            sweep((self.path, *runs, *(run / "flows" for run in runs)))
+            return held.pop_all()
+
+    def _replace(self, origin: Origin) -> FileLock:
+        """Put a new study in the place of this one, if it is one and nobody trains in it; returns its lock, held."""
+        path = Path(os.path.realpath(self.path))  # not the link that leads there
+        if not (path / NAME).is_file():
+            raise InputError(f"{self.path} is not the folder of a study, so it is not replaced; choose another --out.")
         try:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                if not overwrite:
-                    raise InputError(
-                        f"{self.path} exists already; choose another --out, continue it with --resume "
-                        f"{_typed(self.path)}, or replace it with --overwrite."
-                    )
-                if not (self.path / "study.json").is_file():
-                    raise InputError(
-                        f"{self.path} is not the folder of a study, so it is not replaced; choose another --out."
-                    )
-                shutil.rmtree(self.path)
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+            plan = self.read_origin().plan
+        except InputError as error:
             raise InputError(
-                f"{self.path}: cannot be written ({error.strerror or error}); choose another --out."
+                f"{self.path} is not replaced, as it cannot be told what in it is of a study: {error}"
             ) from error
+        with ExitStack() as held:
+            for folder in (path, *(file.parent for file in sorted(path.glob(f"*/{LOCK}")))):
+                held.callback(lock(folder).release)
+            runs = "|".join(re.escape(self.run(trial.choice).name) for trial in plan.trials)
+            refuse_strange(path, rf"{_TOP}|({runs})/(|{_RUN})", "study")
+            return replace_folder(path, lambda new: Folder(new).write_origin(origin))
+
+    def _exists(self) -> str:
+        told = f"{self.path} exists already"
+        if not (self.path / NAME).is_file():
+            return f"{told}, and is not the folder of a study; choose another --out."
+        return (
+            f"{told}; choose another --out, continue it with --resume {_typed(self.path)}, or replace it with "
+            "--overwrite."
+        )
 
     def write_origin(self, origin: Origin) -> None:
         """Write `study.json`."""
-        write_json(origin, self.path / "study.json")
+        write_json(origin, self.path / NAME)
 
     def write_outcome(self, choice: Choice, outcome: Outcome) -> None:
         """Write a run's `run.json`."""
-        self.run(choice).mkdir(exist_ok=True)
+        make_folder(self.run(choice))
         write_json(outcome, self.run(choice) / "run.json")
 
     def write_flow(self, choice: Choice, flow: FlowRecord) -> None:
         """Write a flow record, named so that their order is the order of measuring."""
-        flows = self.run(choice) / "flows"
-        flows.mkdir(exist_ok=True)
-        rank = ("before", "during", "after").index(flow.moment)
-        write(flow, flows / f"{rank}-{flow.moment}-{flow.update:09d}-{flow.layer.replace('/', '-')}.npz")
+        make_folder(self.run(choice) / "flows")
+        write(flow, self._flow(choice, flow.moment, flow.update, flow.layer))
+
+    def has_flows(self, choice: Choice, moment: Moment, update: int, layers: int) -> bool:
+        """Whether so many layers were measured then."""
+        found = self._flow(choice, moment, update, "*")
+        return len(list(found.parent.glob(found.name))) >= layers
+
+    def _flow(self, choice: Choice, moment: Moment, update: int, layer: str) -> Path:
+        rank = ("before", "during", "after").index(moment)
+        return self.run(choice) / "flows" / f"{rank}-{moment}-{update:09d}-{layer.replace('/', '-')}.npz"
 
     # -- reading
 
@@ -122,7 +199,8 @@ class Folder:
 
         Raises InputError if it is absent or damaged.
         """
-        place = self.path / "study.json"
+        restore(self.path)
+        place = self.path / NAME
         return read_json(Origin, place, absent="is this the folder of a study?", again=_AGAIN)
 
     def read_outcome(self, choice: Choice) -> Outcome | None:
@@ -136,7 +214,8 @@ class Folder:
         outcome = self.read_outcome(choice)
         if outcome is None:
             return None
-        past = history.read(self.run(choice) / "events.jsonl")
+        past = history.read(self.run(choice) / history.NAME)
+        lost = past.lost(self.reached(choice))
         flows = tuple(read(FlowRecord, path) for path in sorted((self.run(choice) / "flows").glob("*.npz")))
         return RunRecord(
             label=choice.label,
@@ -149,7 +228,20 @@ class Folder:
             stopped=outcome.stopped or "it has not ended yet, or was interrupted.",
             seconds=sum(update.seconds for update in past.updates),
             test=outcome.test,
+            notes=(lost,) if lost else (),
         )
+
+    def reached(self, choice: Choice) -> int:
+        """The update that a run has certainly come to, whatever is left of its history."""
+        outcome = self.read_outcome(choice)
+        tested = 0 if outcome is None or outcome.test is None else outcome.test.update
+        past = history.read(self.run(choice) / history.NAME)
+        try:
+            latest = (self.run(choice) / "checkpoints" / "latest").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            latest = ""
+        saved = int(latest) if re.fullmatch(r"\d{12}", latest) else 0
+        return max(tested, saved, *(update.update for update in past.updates[-1:]))
 
     def read_study(self) -> Study:
         """The whole study from its files.
@@ -172,6 +264,37 @@ class Folder:
             data=origin.data,
             runs=begun,
         )
+
+
+def refuse_strange(folder: Path, known: str, what: str) -> None:
+    """Raise InputError unless every path in a folder matches `known` and may be removed: files of ours, no links.
+
+    A report is known by what stands in it, the rest by where it is.
+    """
+    if Path.cwd().is_relative_to(os.path.realpath(folder)):
+        raise InputError(f"{folder} is the folder you are in, so it is not replaced; name it from outside of it.")
+    for path in _within(folder):
+        name = path.relative_to(folder).as_posix() + "/" * (path.is_dir() and not path.is_symlink())
+        ours = not path.is_symlink() and (path.is_file() or path.is_dir()) and re.fullmatch(known, name)
+        if not ours or (name == REPORT and MARK.encode() not in path.read_bytes()):
+            raise InputError(
+                f"{folder} also holds {name.rstrip('/')}, which is not of the {what} in it, so it is not replaced; "
+                "move that elsewhere, or choose another --out."
+            )
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            yield from _within(path)
+
+
+def _taken(path: Path) -> bool:
+    """Whether something stands at `path`, beside what a kill may have left of a study that never began."""
+    if path.is_symlink() and not path.exists():
+        return True
+    return path.exists() and (not path.is_dir() or any(entry.name not in _UNBEGUN for entry in path.iterdir()))
 
 
 def fresh(name: str, under: Path = Path("runs")) -> Path:

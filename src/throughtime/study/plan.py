@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from throughtime.errors import InputError
 from throughtime.records import Settings
+from throughtime.records.arrays import Count, Finite, Seed
 
 SPOKEN = {"rnn": "elman"}  # how people call a cell on the command line -> its known name
 NO_DATA = ("feedforward",)  # cells whose input is not data
@@ -27,18 +29,18 @@ class Choice:
 class Shape:
     """The model around the cell."""
 
-    hidden: int = 64
-    layers: int = 1
+    hidden: Count = 64
+    layers: Count = 1
     bidirectional: bool = False
-    embedding: int | None = None  # units; None: by the task
-    dropout: float = 0.0
+    embedding: Count | None = None  # units; None: by the task
+    dropout: Finite = 0.0
     readout: Literal["last", "mean", "every"] | None = None  # None: by the task
     engine: str = "auto"
     recompute: bool = False  # what a step leaves for the way back is made again: less memory, more time
-    forget_bias: float | None = None  # None: as torch.nn draws it
+    forget_bias: Finite | None = None  # None: as torch.nn draws it
     recurrent_init: Literal["orthogonal", "identity"] | None = None
     input_init: Literal["lecun"] | None = None
-    chrono: int | None = None  # the longest lag to remember, steps
+    chrono: Count | None = None  # the longest lag to remember, steps
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,16 @@ class Plan:
     source: str
     reading: Mapping[str, Any]  # keyword arguments of `tt.data.load`
     trials: tuple[Trial, ...]
-    seed: int = 0
+    seed: Seed = 0
     device: str | None = None
     trackers: tuple[str, ...] = ()
+    base: str = ""  # the folder that a source which is a file was named from; empty: it is a name
+
+    @property
+    def place(self) -> str:
+        """The source, wherever the plan is read: as it lay when it was named, else as it lies from here."""
+        there = Path(self.base) / self.source
+        return str(there) if self.base and there.exists() else self.source
 
 
 def parse_cells(text: str) -> tuple[Choice, ...]:

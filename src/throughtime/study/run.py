@@ -6,10 +6,12 @@ Yields typed events as it goes; who shows them decides how.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from inspect import signature
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -19,13 +21,14 @@ from throughtime import training as learning
 from throughtime.cells import find
 from throughtime.data import load
 from throughtime.data.dataset import Batch, Dataset, Split, Stream
-from throughtime.data.options import flag
+from throughtime.data.front import known
+from throughtime.data.options import Options, flag
 from throughtime.errors import FlowError, InputError, TrainingError
 from throughtime.models import Net
-from throughtime.records import Evaluation, FlowRecord, RunRecord, Update
+from throughtime.records import Evaluation, FlowRecord, RunRecord, Update, decode
 from throughtime.study import surroundings
 from throughtime.study.eyes import Eyes
-from throughtime.study.folder import Folder, Origin, Outcome
+from throughtime.study.folder import NAME, Folder, Moment, Origin, Outcome
 from throughtime.study.plan import Choice, Plan, Trial
 from throughtime.study.recipes import CLOCKS, settle
 from throughtime.training.machine import check_trackers
@@ -45,6 +48,16 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Looking:
+    """A layer is measured next, until the following event; an interrupt in the meantime ends the run at once."""
+
+    choice: Choice
+    moment: Moment
+    layer: int  # from 0
+    layers: int
+
+
+@dataclass(frozen=True)
 class Ended:
     """A cell's run is whole."""
 
@@ -54,7 +67,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """The run was stopped from outside, and saved."""
+    """The run was stopped from outside, and what it has is saved."""
 
     choice: Choice
     update: int
@@ -62,13 +75,13 @@ class Interrupted:
 
 @dataclass(frozen=True)
 class Failed:
-    """The run could not go on: its loss was not finite, say. What it had is kept."""
+    """The run could not go on, now or when it was last tried: its loss was not finite, say. What it had is kept."""
 
     choice: Choice
     why: str
 
 
-Event = Started | Ended | Failed | Interrupted | Update | Evaluation | FlowRecord
+Event = Started | Looking | Ended | Failed | Interrupted | Update | Evaluation | FlowRecord
 
 
 def prepare(
@@ -99,7 +112,7 @@ def prepare(
         )
     origin = Origin(
         title=dataset.card.name,
-        plan=Plan(source, dict(reading), trials, seed, device, trackers),
+        plan=Plan(source, dict(reading), trials, seed, device, trackers, _base(source)),
         data=dataset.card,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -121,13 +134,55 @@ def reopen(folder: Folder) -> tuple[Origin, Dataset]:
     Raises InputError if the folder holds none, or if the source has changed since.
     """
     origin = folder.read_origin()
-    dataset = load(origin.plan.source, seed=origin.plan.seed, **origin.plan.reading)
+    dataset = load(origin.plan.place, seed=origin.plan.seed, **_reading(origin, folder))
     if dataset.card.digest != origin.data.digest:
         raise InputError(
-            f"{origin.plan.source} is not what it was when {folder.path} was begun (SHA-256 "
+            f"{origin.plan.place} is not what it was when {folder.path} was begun (SHA-256 "
             f"{dataset.card.digest[:12]}, then {origin.data.digest[:12]}); restore it, or begin a new study."
         )
     return origin, dataset
+
+
+def _base(source: str) -> str:
+    return str(Path.cwd()) if source not in known() and Path(source).exists() else ""
+
+
+def _reading(origin: Origin, folder: Folder) -> dict[str, Any]:
+    """How the data were read, as keyword arguments of `load`: what stands in the file may be anything."""
+    reading = dict(origin.plan.reading)
+    try:
+        decode(Options, {**reading, "seed": origin.plan.seed}, {})
+        strange = sorted(reading.keys() - signature(load).parameters.keys() - {"seed", "source"})
+    except ValueError as error:
+        strange = [str(error)]
+    if strange:
+        raise InputError(
+            f"{folder.path / NAME}: plan.reading.{strange[0]} is no way to read data; restore the file, or train again."
+        )
+    return reading
+
+
+def continued(origin: Origin, folder: Folder) -> tuple[Origin, tuple[str, ...]]:
+    """The origin of a study that is gone on with, and in which versions it differs from what it was trained with.
+
+    If anything is left to train, the versions of here are written down beside those, so that the report names all.
+    """
+    outcomes = [folder.read_outcome(trial.choice) for trial in origin.plan.trials]
+    before = {name: versions.rpartition(_THEN)[2] for name, versions in origin.versions.items()}
+    changed = {name: now for name, now in surroundings.versions().items() if before.get(name, now) != now}
+    if not changed or all(outcome is not None and outcome.stopped for outcome in outcomes):
+        return origin, ()
+    versions = {name: f"{origin.versions[name]}{_THEN}{now}" for name, now in changed.items()}
+    origin = replace(origin, versions={**origin.versions, **versions})
+    if leads():
+        folder.write_origin(origin)
+    differing = ", ".join(f"{name} {before[name]} (here {now})" for name, now in changed.items())
+    return origin, (
+        f"{folder.path} was trained with {differing}; it goes on, but its numbers may differ from here on.",
+    )
+
+
+_THEN = ", then "  # between the versions that one study was trained with
 
 
 def shortened(origin: Origin, dataset: Dataset) -> tuple[Origin, Dataset]:
@@ -174,20 +229,23 @@ def leads() -> bool:
 
 def run(
     origin: Origin, dataset: Dataset, folder: Folder, *, stop: Callable[[], bool] = lambda: False
-) -> Iterator[Event]:
+) -> Generator[Event]:
     """Train and measure every cell of the plan that has not ended yet.
 
-    `stop` is asked after each update; once it says yes the run is saved, and `Interrupted` is the last event.
+    `stop` is asked after each update; once it says yes the run is saved, and `Interrupted` is the last event. So it is
+    if KeyboardInterrupt is raised while something is measured (see `Looking`); what was being measured is measured on
+    going on.
     """
     for trial in origin.plan.trials:
         outcome = folder.read_outcome(trial.choice)
         if outcome is not None and outcome.stopped:
+            if outcome.failed:
+                yield Failed(trial.choice, outcome.stopped)
             continue
         with _threads(trial):
-            for event in _run_one(trial, origin, dataset, folder, stop):
-                yield event
-                if isinstance(event, Interrupted):
-                    return
+            ended = yield from _run_one(trial, origin, dataset, folder, stop)
+        if not ended:
+            return
 
 
 @contextmanager
@@ -216,11 +274,10 @@ def _build(trial: Trial, origin: Origin) -> Net:
 
 def _run_one(
     trial: Trial, origin: Origin, dataset: Dataset, folder: Folder, stop: Callable[[], bool]
-) -> Iterator[Event]:
+) -> Generator[Event, None, bool]:
+    """Train and measure one cell; returns whether it came to an end, not to an interruption."""
     choice, plan = trial.choice, origin.plan
     net = _build(trial, origin)
-    eyes = Eyes(net, dataset)
-    before = eyes.look("before", 0) if leads() else ()  # now, while nothing has been learned or loaded
     training = learning.train(
         net,
         dataset,
@@ -231,42 +288,71 @@ def _run_one(
         device=plan.device,
         trackers=plan.trackers,
     )
-    yield Started(choice, training.total, training.done, net.card().parameters, training.notes)
-    if leads():
-        folder.write_outcome(choice, Outcome(net.card()))
-        yield from _kept(folder, choice, before)
-    while True:
-        try:
-            update = next(training)
-        except StopIteration:
-            break
-        except TrainingError as error:
-            if leads():
-                folder.write_outcome(choice, Outcome(net.card(), str(error)))
-            yield Failed(choice, str(error))
+    eyes = Eyes(dataset)
+    layers = net.recurrent.num_layers
+
+    def look(seen: Net, moment: Moment, update: int) -> Iterator[Event]:
+        """Measure, unless that was done before the run was last stopped."""
+        if not leads() or folder.has_flows(choice, moment, update, layers):
             return
-        yield update
-        if training.evaluations and training.evaluations[-1].update == update.update:
-            yield training.evaluations[-1]
-        if leads() and eyes.due(update.update, training.total):
+        for layer in range(layers):
+            with _interruptible():
+                yield Looking(choice, moment, layer, layers)
+                flow = eyes.look(seen, moment, update, layer)
+                folder.write_flow(choice, flow)
+            yield flow
+
+    def due() -> Iterator[Event]:
+        if eyes.due(training.done, training.total):
             with suppress(FlowError):  # states that are not finite: the next update says so, and ends the run
-                yield from _kept(folder, choice, eyes.look("during", update.update))
-        if stop() and not training.stopped:
+                yield from look(net, "during", training.done)
+
+    try:
+        yield Started(choice, training.total, training.done, net.card().parameters, training.notes)
+        if leads():
+            folder.write_outcome(choice, Outcome(net.card()))
+        yield from look(_build(trial, origin), "before", 0)  # a net of its own: this one may have gone on learning
+        yield from due()  # a kill may have come between the checkpoint and the measurement of its update
+        for update in training:
+            yield update
+            if training.evaluations and training.evaluations[-1].update == update.update:
+                yield training.evaluations[-1]
+            if stop():
+                raise _Stopped
+            yield from due()
+        training.restore_best()
+        with _interruptible():
+            yield Looking(choice, "after", 0, layers)
+            test = training.evaluate("test")
+        yield from look(net, "after", training.done)
+    except TrainingError as error:
+        if leads():
+            folder.write_outcome(choice, Outcome(net.card(), str(error)))
+        yield Failed(choice, str(error))
+    except _Stopped:
+        if training.done:
             training.save()
-            training.close()
-            yield Interrupted(choice, update.update)
-            return
-    training.restore_best()
-    test = training.evaluate("test")
-    if leads():
-        yield from _kept(folder, choice, eyes.look("after", training.done))
-        folder.write_outcome(choice, Outcome(net.card(), training.stopped, test))
-        record = folder.read_run(trial, plan.seed)
-        assert record is not None
-        yield Ended(choice, record)
+        yield Interrupted(choice, training.done)
+        return False
+    else:
+        if leads():
+            folder.write_outcome(choice, Outcome(net.card(), training.stopped, test))
+            record = folder.read_run(trial, plan.seed)
+            assert record is not None
+            yield Ended(choice, record)
+    finally:
+        training.close()
+    return True
 
 
-def _kept(folder: Folder, choice: Choice, flows: tuple[FlowRecord, ...]) -> Iterator[FlowRecord]:
-    for flow in flows:
-        folder.write_flow(choice, flow)
-        yield flow
+class _Stopped(Exception):  # noqa: N818 (it is no error)
+    """Somebody asked for an end where the run can be saved."""
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """What it does is done again on going on, so an interrupt ends it at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _Stopped from None

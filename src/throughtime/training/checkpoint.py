@@ -24,7 +24,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from throughtime.disk import sync_folder, write_through, write_whole
+from throughtime.disk import make_folder, sweep, sync_folder, write_through, write_whole
 from throughtime.errors import CheckpointError, InputError
 
 Tensors = Mapping[str, Tensor]
@@ -63,11 +63,10 @@ class Checkpoints:
         place = self.path / f"{update:012d}"
         beside = self.path / f".writing-{place.name}"
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             if self._latest() == place.name and _holds(place, manifest):
                 return  # saved twice: replacing it by itself could only lose it
-            for leftover in self.path.glob(".writing-*"):
-                shutil.rmtree(leftover)
+            self._sweep()
             beside.mkdir()
             for name, content in contents.items():
                 write_through(beside / name, content)
@@ -78,16 +77,42 @@ class Checkpoints:
             os.rename(beside, place)
             sync_folder(self.path)
             write_whole(self.path / "latest", place.name.encode())
-            for name in self._names():
-                if name > place.name:  # of a future that is superseded
-                    shutil.rmtree(self.path / name)
-            for name in self._names()[:-KEPT]:
-                shutil.rmtree(self.path / name)
+            self._drop(place.name)
         except (OSError, InputError) as error:
             raise CheckpointError(
                 f"{place}: the checkpoint cannot be written ({error}); make room or check "
                 "the rights, then go on with resume=True from the one before."
             ) from error
+
+    def tidy(self) -> None:
+        """Do what a kill may have left undone: the newest one counts, and what is beside those kept is gone.
+
+        Raises CheckpointError if something cannot be written or removed.
+        """
+        names = self._names()
+        try:
+            self._sweep()
+            if not names:
+                return
+            if self._latest() not in names:  # killed before the first one counted; it is whole, by its name
+                write_whole(self.path / "latest", names[-1].encode())
+            self._drop(self._latest())
+        except (OSError, InputError) as error:
+            raise CheckpointError(
+                f"{self.path}: the checkpoints cannot be written ({error}); check the rights, then go on."
+            ) from error
+
+    def _sweep(self) -> None:
+        sweep((self.path,))
+        for leftover in self.path.glob(".writing-*"):
+            shutil.rmtree(leftover)
+
+    def _drop(self, latest: str) -> None:
+        """Remove those of a future that is superseded, and those older than are kept."""
+        superseded = [name for name in self._names() if name > latest]
+        older = [name for name in self._names() if name <= latest][:-KEPT]
+        for name in (*superseded, *older):
+            shutil.rmtree(self.path / name)
 
     def newest(self) -> Stored | None:
         """The newest whole checkpoint, with a note for each damaged one passed over; None if there never was one.

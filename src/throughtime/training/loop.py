@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -25,6 +26,8 @@ from throughtime.training.place import Place
 from throughtime.training.schedule import check, rate
 from throughtime.training.snapshot import Identity, Position, Snapshot, moments_of, pack, put_moments, unpack
 from throughtime.training.step import Stepper, Work
+
+_log = logging.getLogger("throughtime")
 
 
 def train(
@@ -336,7 +339,11 @@ class Training(Iterator[Update]):
             if stored is not None:
                 self.notes = stored.notes
                 self._restore(unpack(stored, self._identity, place.path))
-            self._evaluations = list(place.begin(self._at.update))
+            evaluations, lost = place.begin(self._at.update)
+            self._evaluations = list(evaluations)
+            self.notes += lost
+            for note in self.notes:
+                _log.warning(note)
             if self._best_weights:  # the file may be of a future that is superseded
                 place.weights("best", self._best_weights)
             if self._at.stopped:

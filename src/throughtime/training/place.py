@@ -12,11 +12,10 @@ from filelock import FileLock
 from torch import Tensor
 
 from throughtime import history
-from throughtime.disk import write_whole
-from throughtime.errors import TrainingError
+from throughtime.disk import lock, make_folder, sweep, write_whole
+from throughtime.errors import InputError, TrainingError
 from throughtime.records import Evaluation, Update
 from throughtime.training.checkpoint import Checkpoints, Stored, Tensors, to_bytes
-from throughtime.training.lock import lock
 
 FLUSH = 1.0  # seconds after which readers of the history see a line, at the latest with the next one
 
@@ -36,7 +35,7 @@ class Place:
         if not leads:
             return
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
         except OSError as error:
             raise TrainingError(f"{path}: cannot be made ({error.strerror}); choose another folder.") from error
         self._lock = lock(path)
@@ -45,23 +44,23 @@ class Place:
             raise TrainingError(f"{path}: holds a run already; go on with it by resume=True, or choose another folder.")
 
     def newest(self) -> Stored | None:
-        """The newest whole checkpoint; damaged ones are passed over with a warning.
+        """The newest whole checkpoint.
 
         Raises CheckpointError if there are some and all are damaged.
         """
-        stored = self._checkpoints.newest()
-        for note in () if stored is None else stored.notes:
-            _log.warning(note)
-        return stored
+        return self._checkpoints.newest()
 
-    def begin(self, update: int) -> tuple[Evaluation, ...]:
-        """Go on with the history after `update`; returns the evaluations so far."""
-        past = history.read(self.path / history.NAME)
+    def begin(self, update: int) -> tuple[tuple[Evaluation, ...], tuple[str, ...]]:
+        """Go on with the history after `update`; returns the evaluations so far, and what is lost of it, in words."""
+        past = history.read(self.path / history.NAME).until(update)
+        lost = past.lost(update)
         if self._leads:
+            sweep((self.path,))
+            self._checkpoints.tidy()
             self._writer = history.Writer(self.path / history.NAME)
-            if past.updates or past.evaluations:
+            if (self.path / history.NAME).stat().st_size:
                 self._writer.resume(update)
-        return tuple(seen for seen in past.evaluations if seen.update <= update)
+        return past.evaluations, (f"{self.path}: {lost}",) if lost else ()
 
     def note(self, event: Update | Evaluation) -> None:
         """Append an event to the history."""
@@ -92,11 +91,16 @@ class Place:
 
     def release(self) -> None:
         """Bring the history to the disk and let others in."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._lock is not None:
-            self._lock.release()
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                writer.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def __del__(self) -> None:
-        self.release()
+        try:
+            self.release()
+        except InputError as error:  # nobody is left to raise it to
+            _log.warning(error)

@@ -125,14 +125,21 @@ def pack(snapshot: Snapshot, identity: Identity) -> tuple[dict[str, Any], dict[s
 def unpack(stored: Stored, identity: Identity, where: object) -> Snapshot:
     """A snapshot from a checkpoint.
 
-    Raises CheckpointError if it belongs to another run.
+    Raises CheckpointError if it belongs to another run, or cannot be read.
     """
-    identity.check(decode(Identity, stored.state["identity"], {}), where)
+    try:
+        found, position = decode(Identity, stored.state["identity"], {}), decode(Position, stored.state["position"], {})
+        best = decode(Evaluation | None, stored.state["best"], {})
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{where}: this checkpoint cannot be read ({error}); restore it, or train in another folder."
+        ) from error
+    identity.check(found, where)
     training = stored.tensors["training"]
     carried = {name.removeprefix("carried/"): t for name, t in training.items() if name.startswith("carried/")}
     return Snapshot(
-        position=decode(Position, stored.state["position"], {}),
-        best=decode(Evaluation, stored.state["best"], {}),
+        position=position,
+        best=best,
         scaler=stored.state["scaler"],
         weights=stored.tensors["weights"],
         best_weights=stored.tensors.get("best", {}),

@@ -32,6 +32,8 @@ from throughtime.view.sections import (
 )
 from throughtime.view.subject import Records, Subject, subject
 
+MARK = "Drawn by throughtime"  # by it a page is known for ours
+
 
 def report(records: Records | Iterable[Records], path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Draw records as one HTML file that opens from disk, asks nothing of any network, and reads without scripts.
@@ -96,7 +98,7 @@ def _byline(about: Subject) -> Node:
 def _foot(about: Subject) -> Node:
     version = about.origin.versions.get("throughtime") if about.origin else None
     return (
-        f"Drawn by throughtime{' from records of version ' + version if version else ''}. Every picture is drawn from "
+        f"{MARK}{' from records of version ' + version if version else ''}. Every picture is drawn from "
         "numbers in this file; nothing is fetched. Exact zeros, numbers below a scale and gaps in the measurement each "
         "have their own mark."
     )

@@ -46,7 +46,7 @@ def section(subject: Subject) -> Section:
 
 
 def _run_gaps(one: Trained) -> list[str]:
-    gaps = []
+    gaps = list(one.run.notes)
     if not one.run.flows:
         gaps.append("no gradient flow was measured.")
     if one.run.test is None:
