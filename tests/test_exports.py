@@ -70,7 +70,7 @@ OPTIONS = {
     "GRU": {"reset": ("after", "before"), "candidate": ("tanh", "sigmoid")},
 }
 ROOT_NAMES = sorted({name.partition(".")[0] for name in HELD} | {"Cell"})
-VERBS = ("demo", "compare", "train", "measure", "report", "cells")
+VERBS = ("demo", "compare", "train", "predict", "measure", "report", "cells")
 
 
 def held(name: str) -> Any:

@@ -22,6 +22,7 @@ _HOME = {
     "diagnose": "throughtime.diagnosis",
     "flow": "throughtime.flow",
     "from_torch": "throughtime.modules",
+    "load": "throughtime.study.trained",
     "report": "throughtime.view",
     "train": "throughtime.training",
     "unroll": "throughtime.unrolling",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from throughtime.models import Net
     from throughtime.modules import GRU, LSTM, RNN, from_torch
     from throughtime.records import Settings
+    from throughtime.study.trained import load
     from throughtime.training import train
     from throughtime.unrolling import unroll
     from throughtime.view import report
@@ -52,6 +54,7 @@ __all__ = [
     "diagnose",
     "flow",
     "from_torch",
+    "load",
     "report",
     "train",
     "unroll",

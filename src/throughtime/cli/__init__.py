@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from throughtime import __version__
-from throughtime.cli import cells, compare, demo, measure, notes, report, train
+from throughtime.cli import cells, compare, demo, measure, notes, predict, report, train
 from throughtime.cli.options import spread
 from throughtime.cli.session import INTERRUPTED
 from throughtime.errors import ThroughtimeError
@@ -29,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (demo, compare, train, measure, report, cells):
+for verb in (demo, compare, train, predict, measure, report, cells):
     app.command(name=verb.__name__.rpartition(".")[2], epilog=verb.EXAMPLE)(spread(verb.run))
 
 

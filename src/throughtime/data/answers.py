@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime.data.draws import Shares, cut
+from throughtime.data.preparation import Preparation
 from throughtime.errors import InputError
 
 MOST_LABELS = 1000
@@ -32,6 +33,12 @@ class Answers:
     baseline: float
     baseline_is: str
     notes: tuple[str, ...]
+    mean: tuple[float, ...] = ()  # (O,) of values, before they were standardised; empty if they were not
+    deviation: tuple[float, ...] = ()
+
+    def prepared(self, reading: Preparation) -> Preparation:
+        """How the source is read, with how its answers are scaled."""
+        return replace(reading, answer_mean=self.mean, answer_deviation=self.deviation)
 
 
 def classes(named: Sequence[str], shares: Shares, seed: int, name: str) -> Answers:
@@ -103,7 +110,8 @@ def values(
     baseline = float(((y[test] - y[train].mean(axis=0)) ** 2).mean())
     answer = torch.from_numpy(y.astype(np.float32))
     said = "always the mean of the training rows; scored on the test split"
-    return Answers("regression", answer, rows, names, y.shape[1], "mse", baseline, said, notes)
+    scales = (tuple(mean.tolist()), tuple(spread.tolist())) if standardise else ((), ())
+    return Answers("regression", answer, rows, names, y.shape[1], "mse", baseline, said, notes, *scales)
 
 
 def moments(x: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -17,6 +17,7 @@ from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
 from throughtime.data.files import File
 from throughtime.data.options import Options
+from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool, plainly
 from throughtime.errors import InputError
 
@@ -31,24 +32,26 @@ def load(file: File, options: Options) -> Dataset:
     """
     options.refuse_all_but(FITS, f"{file.name}, read as arrays")
     shares = checked(options.split)
-    arrays = _arrays(file)
-    x = _values(arrays, file.name)
+    arrays = opened(file)
+    x = values_of(arrays, file.name)
     count, longest, inputs = x.shape
-    lengths = _lengths(arrays, file.name, count, longest)
+    lengths = lengths_of(arrays, file.name, count, longest)
     inside = np.arange(longest) < lengths[:, None]
     flat = x[inside]
-    _refuse_gaps(flat, lengths, file.name)
+    refuse_gaps(flat, lengths, file.name)
     standardise = options.standardise is not False
     answers = _answers(arrays, file.name, count, shares, options.seed, standardise)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     notes = [f"arrays left out: {', '.join(rest)}"] if (rest := sorted(set(arrays) - {"x", "y", "lengths"})) else []
     if arrays["x"].ndim == 2:
         notes.append("x is (N, T): read as one value a step")
+    prepared = Preparation("arrays")
     if standardise:
         trained = np.zeros(count, dtype=bool)
         trained[answers.rows[0]] = True
         mean, spread = moments(flat[np.repeat(trained, lengths)])
         flat = (flat - mean) / spread
+        prepared = replace(prepared, mean=tuple(mean.tolist()), deviation=tuple(spread.tolist()))
         notes.append("values standardised by the training samples")
     pool = Pool(torch.from_numpy(flat.astype(np.float32)), starts, answers.y, plainly)
     return separate(
@@ -58,11 +61,13 @@ def load(file: File, options: Options) -> Dataset:
         step="step",
         inputs=inputs,
         digest=file.digest,
+        prepared=prepared,
         notes=(*notes, *answers.notes),
     )
 
 
-def _arrays(file: File) -> dict[str, NDArray[np.generic]]:
+def opened(file: File, needed: tuple[str, ...] = ("x", "y")) -> dict[str, NDArray[np.generic]]:
+    """The arrays of a file by name, those that are `needed` among them."""
     try:
         opened = np.load(io.BytesIO(file.data), allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
@@ -78,14 +83,15 @@ def _arrays(file: File) -> dict[str, NDArray[np.generic]]:
         raise InputError(f"{file.name}: this .npz file is damaged ({error}); save it again.") from None
     except (OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error, SyntaxError) as error:
         raise InputError(f"{file.name}: this .npz file is damaged ({error}); save it again.") from None
-    for name in ("x", "y"):
+    for name in needed:
         if name not in found:
             names = ", ".join(sorted(found)) or "nothing"
             raise InputError(f'{file.name}: there is no array "{name}", only {names}; save x (N, T, I) and y (N,).')
     return found
 
 
-def _values(arrays: dict[str, NDArray[np.generic]], name: str) -> NDArray[np.float64]:
+def values_of(arrays: dict[str, NDArray[np.generic]], name: str) -> NDArray[np.float64]:
+    """X as (N, T, I)."""
     x = arrays["x"]
     if x.ndim not in (2, 3) or x.dtype.kind not in "biuf":
         raise InputError(f"{name}: x must hold numbers as (N, T, I), but is {x.dtype} {x.shape}.")
@@ -95,7 +101,8 @@ def _values(arrays: dict[str, NDArray[np.generic]], name: str) -> NDArray[np.flo
     return x.astype(np.float64)
 
 
-def _lengths(arrays: dict[str, NDArray[np.generic]], name: str, count: int, longest: int) -> NDArray[np.int64]:
+def lengths_of(arrays: dict[str, NDArray[np.generic]], name: str, count: int, longest: int) -> NDArray[np.int64]:
+    """The steps of each sequence, (N,)."""
     given = arrays.get("lengths")
     if given is None:
         return np.full(count, longest, dtype=np.int64)
@@ -112,7 +119,8 @@ def _lengths(arrays: dict[str, NDArray[np.generic]], name: str, count: int, long
     return lengths
 
 
-def _refuse_gaps(flat: NDArray[np.float64], lengths: NDArray[np.int64], name: str) -> None:
+def refuse_gaps(flat: NDArray[np.float64], lengths: NDArray[np.int64], name: str) -> None:
+    """Raise InputError for the first step (of all steps, (sum of lengths, I)) that is no number."""
     wrong = np.flatnonzero(~(np.abs(flat) <= LARGEST).all(axis=1))
     if len(wrong):
         at = int(wrong[0])

@@ -6,6 +6,7 @@ import numpy as np
 
 from throughtime.data.answers import Answers
 from throughtime.data.dataset import Dataset, Split
+from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool, Sequences
 from throughtime.records import DataCard
 
@@ -19,6 +20,7 @@ def separate(
     inputs: int,
     digest: str,
     notes: tuple[str, ...],
+    prepared: Preparation,
     vocabulary: tuple[str, ...] = (),
 ) -> Dataset:
     """A dataset of separate sequences; tokens if there is a vocabulary."""
@@ -40,7 +42,7 @@ def separate(
         digest=digest,
         notes=notes,
     )
-    return Dataset(card, train, valid, test, vocabulary)
+    return Dataset(card, train, valid, test, vocabulary, prepared=answers.prepared(prepared))
 
 
 def sizes(train: Split, valid: Split, test: Split) -> dict[str, int]:

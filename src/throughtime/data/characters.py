@@ -14,6 +14,7 @@ from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
 from throughtime.data.files import File
 from throughtime.data.options import Options
+from throughtime.data.preparation import Preparation
 from throughtime.data.streams import LONGEST_WINDOW, Series, window_length
 from throughtime.errors import InputError
 from throughtime.records import DataCard
@@ -76,7 +77,8 @@ def load(file: File, options: Options) -> Dataset:
         digest=file.digest,
         notes=notes,
     )
-    return Dataset(card, *splits, vocabulary=vocabulary, answers_each_step=True, continues=True)
+    prepared = Preparation("characters", vocabulary=vocabulary)
+    return Dataset(card, *splits, vocabulary=vocabulary, answers_each_step=True, continues=True, prepared=prepared)
 
 
 def _by_frequency(train: Tensor, test: Tensor, size: int) -> float:

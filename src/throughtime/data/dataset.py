@@ -6,13 +6,14 @@ Dimensions: T steps (the longest of the batch), B sequences, I values a step, O 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from throughtime.data.preparation import Preparation
 from throughtime.records import DataCard
 
 
@@ -102,3 +103,4 @@ class Dataset:
     vocabulary: tuple[str, ...] = ()  # token number -> word; empty if the input is numbers
     answers_each_step: bool = False  # whether `y` has one answer a step
     continues: bool = False  # whether the splits are streams: series to predict step by step
+    prepared: Preparation = field(default_factory=lambda: Preparation("made"))  # how the source became these sequences

@@ -12,6 +12,7 @@ from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
 from throughtime.data.options import Options
+from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool, plainly
 
 FITS = ("split",)
@@ -32,4 +33,5 @@ def load(options: Options) -> Dataset:
     digest = hashlib.sha256(pixels.astype("<f4").tobytes() + found.target.astype("<i8").tobytes()).hexdigest()
     pool = Pool(torch.from_numpy(pixels.reshape(-1, 1) / 16), starts, answers.y, plainly)
     notes = ("scikit-learn's digits, each image read pixel by pixel, row after row", *answers.notes)
-    return separate(pool, answers, name="digits", step="pixel", inputs=1, digest=digest, notes=notes)
+    prepared = Preparation("pixels", scale=1 / 16)
+    return separate(pool, answers, name="digits", step="pixel", inputs=1, digest=digest, prepared=prepared, notes=notes)

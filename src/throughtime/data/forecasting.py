@@ -5,7 +5,7 @@ Dimensions: N rows, I columns, O predicted columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +19,7 @@ from throughtime.data.assembly import sizes, spread
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import Shares, checked
 from throughtime.data.options import Options
+from throughtime.data.preparation import Preparation
 from throughtime.data.streams import Series, window_length
 from throughtime.data.tables import Table, listed, numbers, texts
 from throughtime.errors import InputError
@@ -39,6 +40,7 @@ class _Rows:
     place: NDArray[np.int64]  # (N,) which record of the table each row is
     runs: tuple[tuple[str, int, int], ...]  # (series, first row, row behind its last)
     notes: tuple[str, ...]
+    time: str = ""  # the column of time
 
 
 def load(table: Table, options: Options) -> Dataset:
@@ -121,7 +123,19 @@ def load(table: Table, options: Options) -> Dataset:
         digest=table.digest,
         notes=notes,
     )
-    return Dataset(card, *splits, answers_each_step=True, continues=True)
+    prepared = Preparation(
+        "rows",
+        answer=names,
+        columns=rows.names,
+        series=options.series or "",
+        time=rows.time,
+        gaps=options.gaps if options.gaps == "previous" else "",
+        mean=tuple(mean.tolist()),
+        deviation=tuple(deviation.tolist()),
+        answer_mean=tuple(mean[targets].tolist()),
+        answer_deviation=tuple(deviation[targets].tolist()),
+    )
+    return Dataset(card, *splits, answers_each_step=True, continues=True, prepared=prepared)
 
 
 def _obvious(train: Series, test: Series, targets: list[int]) -> tuple[float, str]:
@@ -202,7 +216,7 @@ def _ordered(table: Table, options: Options) -> _Rows:
         notes += clocks.check(table, time, clock, which, order, runs)
     if options.series:
         notes.append(f'{len(runs):,} series, told apart by "{options.series}"')
-    return _Rows(tuple(names), x[order], order.astype(np.int64), runs, tuple(notes))
+    return _Rows(tuple(names), x[order], order.astype(np.int64), runs, tuple(notes), time or "")
 
 
 # -- gaps
@@ -234,7 +248,7 @@ def _filled_openly(table: Table, rows: _Rows, options: Options) -> _Rows:
     note = (
         f"gaps filled with the value before them (at the start: the training mean), and not counted as answers: {told}"
     )
-    return _Rows(rows.names, rows.x, rows.place, rows.runs, (*rows.notes, note))
+    return replace(rows, notes=(*rows.notes, note))
 
 
 def _carried(x: Floats, runs: tuple[tuple[str, int, int], ...], mean: Floats) -> Floats:

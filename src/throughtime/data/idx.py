@@ -15,6 +15,7 @@ from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
 from throughtime.data.options import Options
+from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool, plainly
 from throughtime.errors import InputError
 
@@ -45,7 +46,16 @@ def load(path: Path, options: Options) -> Dataset:
     digest = hashlib.sha256(images_file.data + labels_file.data).hexdigest()
     pool = Pool(torch.from_numpy(images.reshape(-1, 1)), starts, answers.y, plainly, scale=1 / 255)
     notes = ("each image read pixel by pixel, row after row", *answers.notes)
-    return separate(pool, answers, name=path.name, step="pixel", inputs=1, digest=digest, notes=notes)
+    prepared = Preparation("pixels", scale=1 / 255)
+    return separate(
+        pool, answers, name=path.name, step="pixel", inputs=1, digest=digest, prepared=prepared, notes=notes
+    )
+
+
+def images(path: Path) -> NDArray[np.uint8]:
+    """Images as (N, pixels), row after row."""
+    found = _array(files.read(path), 3)
+    return found.reshape(len(found), -1)
 
 
 def _array(file: files.File, dimensions: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
 from throughtime.data.options import Options
+from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool
 from throughtime.data.tables import Table, listed, numbers, texts
 from throughtime.errors import InputError
@@ -112,6 +113,7 @@ def load(table: Table, options: Options) -> Dataset:
         step="word",
         inputs=len(vocabulary),
         vocabulary=vocabulary,
+        prepared=Preparation("words", text=text, answer=(label,), vocabulary=vocabulary, longest=longest),
         digest=table.digest,
         notes=notes,
     )

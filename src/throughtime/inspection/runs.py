@@ -6,20 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from throughtime.data.dataset import Batch, Dataset
 from throughtime.errors import InputError
 from throughtime.flow.probe import probe
 from throughtime.inspection.measure import LOOKED_AT, Asked, Say, chosen, gathered
 from throughtime.inspection.specimen import spread
-from throughtime.models import Net
 from throughtime.records import FlowRecord, Measurement
 from throughtime.study.eyes import readable
-from throughtime.study.folder import Folder, Origin
+from throughtime.study.folder import NAME, Folder, Origin, folder_of
 from throughtime.study.plan import Trial
 from throughtime.study.run import reopen
+from throughtime.study.trained import trained_net
 
 
 def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measurement:
@@ -28,7 +26,8 @@ def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measur
     The nets are in evaluation mode: dropout is off. Nothing is written. Raises InputError if the folder, its data or
     its weights are not what they were, or if nothing was trained.
     """
-    if not (path / "study.json").is_file() and not _inside(path):
+    folder, inside = folder_of(path)
+    if not (folder.path / NAME).is_file():
         raise InputError(
             f"{path}: is not the folder of a study, or of a run in one; name one, or FILE.py:FUNCTION to measure a "
             "model of your own."
@@ -39,11 +38,10 @@ def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measur
         raise InputError(
             f"{path}: a study is measured on the CPU, as its nets read; leave out --device and --time-first."
         )
-    folder = Folder(path.parent if _inside(path) else path)
     say(f"reading the data of {folder.path}")
     origin, dataset = reopen(folder)
-    trials = [t for t in origin.plan.trials if not _inside(path) or folder.run(t.choice) == path]
-    begun = [trial for trial in trials if _weights(folder, trial) is not None]
+    trials = [t for t in origin.plan.trials if not inside or folder.run(t.choice) == path]
+    begun = [trial for trial in trials if folder.weights(trial.choice) is not None]
     if not begun:
         raise InputError(f"{path}: holds no trained weights yet; train first, or go on with --resume.")
     batch = dataset.valid.batch(spread(dataset.valid, asked.batch or LOOKED_AT, continues=dataset.continues))
@@ -70,29 +68,12 @@ def measure_again(path: Path, asked: Asked, say: Say = lambda _: None) -> Measur
     )
 
 
-def _inside(path: Path) -> bool:
-    return (path / "run.json").is_file() and (path.parent / "study.json").is_file()
-
-
-def _weights(folder: Folder, trial: Trial) -> Path | None:
-    run = folder.run(trial.choice)
-    return next((file for name in ("best", "last") if (file := run / f"{name}.safetensors").is_file()), None)
-
-
 def _one(
     trial: Trial, origin: Origin, folder: Folder, batch: Batch, dataset: Dataset, asked: Asked
 ) -> list[FlowRecord]:
     """Every layer of one net, named after its run."""
     label = trial.choice.label
-    net = Net.build(origin.data, trial.choice.name, options=trial.choice.options, seed=0, **vars(trial.shape))
-    file = _weights(folder, trial)
-    assert file is not None
-    try:
-        net.load_state_dict(load_file(file))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(
-            f"{file}: these weights cannot be used ({' '.join(str(error).split())}); restore the file, or train again."
-        ) from error
+    net = trained_net(folder, origin, trial)
     updates = folder.reached(trial.choice)
     layers, examples = trial.shape.layers, readable(dataset.test)
     flows = []

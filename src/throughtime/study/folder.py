@@ -23,6 +23,7 @@ from typing import Literal
 from filelock import FileLock
 
 from throughtime import history
+from throughtime.data.preparation import Preparation
 from throughtime.disk import LOCK, clear, lock, make_folder, replace_folder, restore, sweep
 from throughtime.errors import InputError
 from throughtime.records import (
@@ -70,6 +71,7 @@ class Origin:
     created: str
     versions: Mapping[str, str]
     machine: str
+    prepared: Preparation | None = None  # how other data become sequences alike; None: a study of before
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class Folder:
     def run(self, choice: Choice) -> Path:
         """The folder of one cell's run."""
         return self.path / re.sub(r"^\.+|[^A-Za-z0-9=.+_-]", "-", choice.label)
+
+    def weights(self, choice: Choice) -> Path | None:
+        """The file of a run's best weights, or of its last ones; None if it has none yet."""
+        files = (self.run(choice) / f"{name}.safetensors" for name in ("best", "last"))
+        return next((file for file in files if file.is_file()), None)
 
     # -- writing
 
@@ -295,6 +302,12 @@ def _taken(path: Path) -> bool:
     if path.is_symlink() and not path.exists():
         return True
     return path.exists() and (not path.is_dir() or any(entry.name not in _UNBEGUN for entry in path.iterdir()))
+
+
+def folder_of(path: Path) -> tuple[Folder, bool]:
+    """The study that a folder is of, and whether the folder is that of one of its runs."""
+    inside = (path / "run.json").is_file() and (path.parent / NAME).is_file()
+    return Folder(path.parent if inside else path), inside
 
 
 def fresh(name: str, under: Path = Path("runs")) -> Path:

@@ -118,6 +118,7 @@ def prepare(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=surroundings.versions(),
         machine="",
+        prepared=dataset.prepared,
     )
     check_trackers(trackers)
     for each in trials:  # what cannot be built, run or trained is found before anything is written
