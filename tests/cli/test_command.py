@@ -185,6 +185,8 @@ def test_a_run_that_diverges_says_so_and_keeps_what_it_has(call, tmp_path, rng):
     assert last.startswith("throughtime: rnn:nonlinearity=relu: update")
     assert "rate" in last
     assert "a/rnn-nonlinearity=relu/events.jsonl" in ["a/" + f for f in files(tmp_path / "a")]
+    status, _, err = call("train", "--resume", "a")
+    assert (status, err.strip().splitlines()[-1]) == (2, last), "a run that failed stays failed"
 
 
 def test_going_on_takes_nothing_beside_the_plan(call, signs):
