@@ -95,8 +95,9 @@ def test_date_and_time_of_day_are_one_clock(tmp_path):
     assert values(data)[0][:50] == [k * k for k in range(50)]
 
 
+BOTH_WAYS = "date,a\n" + "\n".join(f"{1 + k % 12:02d}/{1 + k // 12:02d}/2021,{k * k}" for k in range(60))
 ASKED_DATES = {
-    "both ways": ("date,a\n" + "\n".join(f"{1 + k % 12:02d}/{1 + k // 12:02d}/2021,{k * k}" for k in range(60)), "--date-format"),
+    "both ways": (BOTH_WAYS, "--date-format"),
     "two digits": (dated("{d}/{m}/21"), "--date-format"),
     "called a date": ("date,a\n" + "\n".join(f"week {k},{k * k}" for k in range(40)), "--date-format"),
     "one empty": (dated("2021-{m}-{d}").replace("2021-01-09", ""), "no date"),
@@ -113,10 +114,9 @@ def test_dates_that_cannot_be_told_are_asked_about(tmp_path, case):
 
 
 def test_a_given_date_format_answers_the_question(tmp_path):
-    text = "date,a\n" + "\n".join(f"{1 + k % 12:02d}/{1 + k // 12:02d}/2021,{k * k}" for k in range(60))
-    by_month = load(tmp_path, text, date_format="%d/%m/%Y", standardise=False)
+    by_month = load(tmp_path, BOTH_WAYS, date_format="%d/%m/%Y", standardise=False)
     assert values(by_month)[0][:40] == [k * k for k in range(40)]
-    by_day = load(tmp_path, text, date_format="%m/%d/%Y", standardise=False)
+    by_day = load(tmp_path, BOTH_WAYS, date_format="%m/%d/%Y", standardise=False)
     assert values(by_day)[0][:3] == [0, 144, 576]
 
 

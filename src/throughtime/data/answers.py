@@ -59,7 +59,7 @@ def classes(named: Sequence[str], shares: Shares, seed: int, name: str) -> Answe
         )
     guess = max(trained, key=lambda code: (trained[code], -code))
     unseen = [label for label, code in number.items() if code not in trained]
-    notes = (f"labels that no training row has: {', '.join(unseen[:10])}",) if unseen else ()
+    notes: tuple[str, ...] = (f"labels that no training row has: {', '.join(unseen[:10])}",) if unseen else ()
     tested = Counter(codes[test].tolist())
     missing = [label for label, code in number.items() if code in trained and code not in tested]
     often = max(tested.values()) / len(test)

@@ -135,8 +135,9 @@ def _dated(table: Table, name: str, options: Options) -> Clock | None:
             f'{table.where(at)}: "{name}" says "{texts(column)[at]}", which is no date, though most of the column is; '
             f'mend or drop the row, or pass --drop "{name}" to keep the file\'s order.'
         )
-    notes = (f'dates of "{name}" read {read.form}',) if read.form else ()
-    columns, seconds = (name,), read.seconds
+    notes: tuple[str, ...] = (f'dates of "{name}" read {read.form}',) if read.form else ()
+    columns: tuple[str, ...] = (name,)
+    seconds = read.seconds
     if not (seconds % 86400).any():
         beside = [n for n in table.frame.columns if n != name and _times_of_day(table.frame[n])]
         if len(beside) == 1:

@@ -65,7 +65,7 @@ def read(column: pl.Series, format: str | None = None) -> Dates | None:
         return Dates(_stamps(parts, a, b, c), "")
     if (parts["c"].str.len_chars() != 4).fill_null(False).any():
         return Dates(np.full(len(cells), np.nan), "", "the years have two digits")
-    first, second = int(a.max() or 0), int(b.max() or 0)  # type: ignore[call-overload]
+    first, second = (max(each.drop_nulls().to_list(), default=0) for each in (a, b))
     mark = parts["mark"].drop_nulls()[0]
     if first > 12 and second > 12:
         return Dates(np.full(len(cells), np.nan), "", "some can only be day/month and others only month/day")

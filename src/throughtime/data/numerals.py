@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import polars as pl
 
-from throughtime.data.options import Options
+from throughtime.data.options import Decimal, Options
 from throughtime.data.tables import GAPS, Table
 from throughtime.errors import InputError
 
+_MARKS: tuple[Decimal, ...] = ("point", "comma")
 _SPACED = r"^[+-]?\d{1,3}(?:[ \u00a0\u202f'’]\d{3})+(?:[.,]\d+)?$"
 _GROUPED = {"point": r"^[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?$", "comma": r"^[+-]?[1-9]\d{0,2}(?:\.\d{3})+(?:,\d+)?$"}
 _PLAIN = {
@@ -28,9 +29,9 @@ def plainly(table: Table, options: Options) -> Table:
     numeric = {name: cells for name, cells in columns.items() if cells is not None}
     mark, notes = options.decimal, []
     if mark is None:
-        sure = {}
+        sure: dict[Decimal, str] = {}
         for name, cells in numeric.items():
-            fits = [each for each in ("point", "comma") if _fits(cells, each).all()]
+            fits = [each for each in _MARKS if _fits(cells, each).all()]
             if len(fits) == 1:
                 sure.setdefault(fits[0], name)
         if len(sure) > 1:
