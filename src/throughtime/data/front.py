@@ -80,7 +80,8 @@ def load(
     `source` is one of
 
     - a table (`.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`, also `.gz` or alone in a `.zip`) with texts and
-      labels, or lines of text, tab, label in a `.txt` file: classification over words. `text` and `label` name the columns where they are not plain to
+      labels, or lines of text, tab, label in a `.txt` file: classification over words.
+      `text` and `label` name the columns where they are not plain to
       see; `target` in place of `label` names numbers to predict. Takes `max_length` (the last words kept, 256),
       `vocabulary` (words known, 10,000), `minimum_count` (times a word must occur in training, 2), `split`,
       `standardise` (of a target), `skip_bad_rows`.
