@@ -176,7 +176,7 @@ def test_what_cannot_be_forecast(tmp_path):
     refused(tmp_path, "a\n1.5\n2\n3\n", r"there are 3 rows, too short to predict")
     series = "who,a\n" + "".join(f"x,{i}\n" for i in range(20)) + "z,1\n"
     refused(tmp_path, series, r'series "z" has 1 row, too short', series="who")
-    refused(tmp_path, "a,b\nx,y\nz,w\n", r"s.csv: no usable column: .* the columns are \"a\", \"b\"")
+    refused(tmp_path, "a,b\nx,y\nz,w\n", r's.csv: column "a" holds "x", no numbers; .* --text "a" --label "b"')
     refused(tmp_path, good, r"--label does not fit|no column \"z\"", label="z")
     refused(tmp_path, good, r"--vocabulary does not fit s.csv, read as a series of numbers", vocabulary=10)
     refused(tmp_path, good, r"--lag does not fit", lag=10)
@@ -194,18 +194,17 @@ def test_what_cannot_be_forecast(tmp_path):
     refused(tmp_path, late, r"every row to be predicted in the validation split has a gap", gaps="previous")
 
 
-def test_columns_of_words_and_counters_are_left_out_openly(tmp_path):
+def test_columns_of_words_are_asked_about_and_counters_left_out_openly(tmp_path):
     text = "n,wind,a,note,\n" + "".join(f"{i},{'NW' if i % 2 else 'SE'},{i * i},,\n" for i in range(60))
-    data = tt.data.load(write(tmp_path / "s.csv", text))
+    path = write(tmp_path / "s.csv", text)
+    with pytest.raises(InputError, match=r'column "wind" holds "SE", no numbers; what is it for\? .* --drop "wind"'):
+        tt.data.load(path)
+    data = tt.data.load(path, drop="wind")
     assert data.card.labels == ("a",)
     told = " / ".join(data.card.notes)
-    for part in (
-        '"n" left out: it only counts',
-        '"wind" left out: it holds words, such as "SE"',
-        '"note" left out: it is empty',
-    ):
+    for part in ('"n" left out: it only counts', 'left out, as asked: "wind"', '"note" left out: it is empty'):
         assert part in told
-    assert tt.data.load(tmp_path / "s.csv", target="n").card.inputs == 2
+    assert tt.data.load(path, target="n", drop="wind").card.inputs == 2
 
 
 def test_a_table_of_numbers_without_a_header(tmp_path):

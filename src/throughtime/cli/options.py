@@ -23,6 +23,13 @@ class Gaps(StrEnum):
     previous = "previous"
 
 
+class Decimal(StrEnum):
+    """Marks before decimals."""
+
+    point = "point"
+    comma = "comma"
+
+
 class ClipBy(StrEnum):
     """Ways to clip."""
 
@@ -86,6 +93,11 @@ class Reading:
                                                        "if none is named).")] = None  # fmt: skip
     series: Annotated[str | None, _option(_DATA, "Forecasting: the column that tells series apart.")] = None
     time: Annotated[str | None, _option(_DATA, "Forecasting: the column of time; rows are put in its order.")] = None
+    date_format: Annotated[str | None, _option(_DATA, "How dates are written, as in %d/%m/%Y.")] = None
+    decimal: Annotated[Decimal | None, _option(_DATA, "The mark before decimals.")] = None
+    header: Annotated[bool | None, typer.Option("--header/--no-header", help="Whether the first row names the columns.",
+                                                rich_help_panel=_DATA, show_default=False)] = None  # fmt: skip
+    drop: Annotated[list[str] | None, _option(_DATA, "A column to leave out (repeatable).")] = None
     gaps: Annotated[Gaps | None, _option(_DATA, "Forecasting: refuse gaps, or fill with the value before.")] = None
     max_length: Annotated[int | None, _option(_DATA, "Longest sequence; longer ones keep their end.", min=2)] = None
     vocabulary: Annotated[int | None, _option(_DATA, "Most words or characters known.")] = None

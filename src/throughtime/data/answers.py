@@ -66,7 +66,19 @@ def classes(named: Sequence[str], shares: Shares, seed: int, name: str) -> Answe
         )
     guess = max(trained, key=lambda code: (trained[code], -code))
     unseen = [label for label, code in number.items() if code not in trained]
-    notes = (f"labels that no training row has: {', '.join(unseen[:10])}",) if unseen else ()
+    notes: tuple[str, ...] = (f"labels that no training row has: {', '.join(unseen[:10])}",) if unseen else ()
+    tested = Counter(codes[test].tolist())
+    missing = [label for label, code in number.items() if code in trained and code not in tested]
+    often = max(tested.values()) / len(test)
+    doubt = ""
+    if missing or often >= 0.99:
+        told = (
+            f"none of {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}"
+            if missing
+            else f"{often:.0%} one label"
+        )
+        doubt = f". The test split cannot tell how well the labels are told apart: {told} is in its {len(test):,} rows"
+        notes += (doubt.removeprefix(". "),)
     return Answers(
         "classification",
         torch.from_numpy(codes),
@@ -75,7 +87,7 @@ def classes(named: Sequence[str], shares: Shares, seed: int, name: str) -> Answe
         len(labels),
         "accuracy",
         float((codes[test] == guess).mean()),
-        f'always "{labels[guess]}", the commonest label in training; scored on the test split',
+        f'always "{labels[guess]}", the commonest label in training; scored on the test split{doubt}',
         notes,
     )
 

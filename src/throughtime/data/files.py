@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import zipfile
 import zlib
 from dataclasses import dataclass
 from os.path import isdir
@@ -45,7 +47,7 @@ class File:
 
 
 def read(path: Path) -> File:
-    """Read a whole file, decompressing `.gz`.
+    """Read a whole file, decompressing `.gz` and a `.zip` that holds one file.
 
     Raises InputError if it is absent, a folder, empty, damaged, or may not be read.
     """
@@ -61,6 +63,9 @@ def read(path: Path) -> File:
     if endings and endings[-1] == ".gz":
         endings.pop()
         data = _decompressed(data, path)
+    if endings and endings[-1] == ".zip":
+        inside, data = _unzipped(data, path)
+        endings = [ending.lower() for ending in Path(inside).suffixes]
     if not data:
         raise InputError(f"{path.name}: the file is empty; give one with data in it.")
     return File(path.name, endings[-1] if endings else "", data)
@@ -73,3 +78,17 @@ def _decompressed(data: bytes, path: Path) -> bytes:
         return gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path.name}: this gzip file is damaged ({error}); fetch it again.") from error
+
+
+def _unzipped(data: bytes, path: Path) -> tuple[str, bytes]:
+    """The name and the bytes of the one file in an archive."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            held = [
+                each for each in archive.infolist() if not each.is_dir() and not each.filename.startswith("__MACOSX/")
+            ]
+            if len(held) != 1:
+                raise InputError(f"{path.name}: the archive holds {len(held)} files; unpack it and name one of them.")
+            return held[0].filename, archive.read(held[0])
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+        raise InputError(f"{path.name}: this zip file cannot be read ({error}); unpack or fetch it again.") from error

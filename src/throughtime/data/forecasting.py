@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from throughtime.data import clocks
+from throughtime.data import clocks, numerals
 from throughtime.data.answers import LARGEST, moments
 from throughtime.data.assembly import sizes, spread
 from throughtime.data.dataset import Dataset
@@ -25,7 +26,20 @@ from throughtime.data.tables import Table, listed, numbers, texts
 from throughtime.errors import InputError
 from throughtime.records import DataCard
 
-FITS = ("target", "series", "time", "gaps", "max_length", "split", "standardise")
+FITS = (
+    "target",
+    "series",
+    "time",
+    "date_format",
+    "decimal",
+    "header",
+    "drop",
+    "gaps",
+    "max_length",
+    "split",
+    "standardise",
+)
+SENTINELS = (-200.0, -999.0, -9999.0, -99999.0, -99.0, 999.0, 9999.0, 99999.0)  # how files also write "not known"
 _LEAST = 2  # rows a split needs of each series: one to read and one to predict
 
 Floats = NDArray[np.float64]
@@ -69,6 +83,11 @@ def load(table: Table, options: Options) -> Dataset:
         mean, deviation = np.zeros_like(mean), np.ones_like(deviation)
     constant = [name for name, column in zip(rows.names, x[train].T, strict=True) if (column == column[0]).all()]
 
+    if len(constant) == len(rows.names):
+        raise InputError(
+            f"{table.name}: no column varies in the training rows ({listed(constant)}); there is nothing to predict."
+        )
+    marks = _sentinels(rows)
     tenths = 10.0 ** np.ceil(4 - np.log10(deviation))  # float32 holds no finer differences
 
     def spell(steps: Tensor) -> tuple[str, ...]:
@@ -98,11 +117,11 @@ def load(table: Table, options: Options) -> Dataset:
     baseline, baseline_is = _obvious(splits[0], splits[2], targets)
     names = tuple(rows.names[i] for i in targets)
     notes = (
-        *table.notes,
         *rows.notes,
         f"reads {listed(list(rows.names))}; predicts the next row's {listed(list(names))}",
         "the earliest rows of each series train, the latest test",
         *(["values standardised by the training rows: an error of 1 is their variance"] if standardise else []),
+        *marks,
         *([f"never varies in training: {listed(constant)}"] if constant else []),
         f"as separate samples: windows of {length} steps",
     )
@@ -136,6 +155,26 @@ def load(table: Table, options: Options) -> Dataset:
         answer_deviation=tuple(deviation[targets].tolist()),
     )
     return Dataset(card, *splits, answers_each_step=True, continues=True, prepared=prepared)
+
+
+def _sentinels(rows: _Rows) -> tuple[str, ...]:
+    """Notes on values that come often and lie far from all others, as marks for "not known" do; and on huge ones."""
+    notes = []
+    for name, column in zip(rows.names, rows.x.T, strict=True):
+        there = column[np.isfinite(column)]
+        for mark in SENTINELS:
+            rest = there[there != mark]
+            times = len(there) - len(rest)
+            if times < 2 or not len(rest) or rest.min() <= mark <= rest.max():
+                continue
+            if min(abs(rest.min() - mark), abs(rest.max() - mark)) > max(10.0, 0.5 * (rest.max() - rest.min())):
+                notes.append(
+                    f'"{name}" is {mark:g} in {times:,} rows, far from all else in it: if that means "not known", '
+                    "empty these cells; as it is they are read as numbers"
+                )
+        if len(there) and np.abs(there).max() >= 1e12:
+            notes.append(f'"{name}" reaches {np.abs(there).max():.3g}: an error of its size hides all others')
+    return tuple(notes)
 
 
 def _obvious(train: Series, test: Series, targets: list[int]) -> tuple[float, str]:
@@ -172,9 +211,12 @@ def _ordered(table: Table, options: Options) -> _Rows:
         raise InputError(
             f'{table.where(series.index(""))}: series "{options.series}" is empty; name it or drop the row.'
         )
-    time, clock = clocks.find(table, options)
-    leave = {options.series, time}
-    asked = (options.target,) if isinstance(options.target, str) else options.target or ()
+    clock = clocks.find(table, options)
+    table = numerals.plainly(table, options)
+    frame = table.frame
+    notes += table.notes
+    leave = {options.series, *(clock.columns if clock else ())}
+    asked = options.targets
     names: list[str] = []
     columns: list[Floats] = []
     for name in frame.columns:
@@ -193,8 +235,12 @@ def _ordered(table: Table, options: Options) -> _Rows:
                     f'{table.where(at)}: "{name}" says "{frame[name][at]}", which is no number, though most of the '
                     "column is; mend or empty the cell."
                 )
-            notes.append(f'column "{name}" left out: it holds words, such as "{frame[name][at]}"')
-        elif np.isnan(found).all():
+            cells = texts(frame[name])
+            if frame[name].dtype == pl.String and len(set(cells)) == 1:
+                notes.append(f'column "{name}" left out: it says "{cells[0]}" in every row')
+                continue
+            raise _undecided(table, name, options)
+        if np.isnan(found).all():
             notes.append(f'column "{name}" left out: it is empty')
         elif frame.width > 1 and len(found) > 2 and (np.diff(found) == 1).all() and name not in asked:
             notes.append(f'column "{name}" left out: it only counts the rows')
@@ -209,14 +255,31 @@ def _ordered(table: Table, options: Options) -> _Rows:
     x = np.stack(columns, axis=1)
     ids = {name: i for i, name in enumerate(dict.fromkeys(series))}
     which = np.array([ids[name] for name in series], dtype=np.int64)
-    order = np.lexsort((clock, which)) if clock is not None else np.argsort(which, kind="stable")
+    order = np.lexsort((clock.seconds, which)) if clock is not None else np.argsort(which, kind="stable")
     ends = np.cumsum(np.bincount(which, minlength=len(ids))).tolist()
     runs = tuple((name, a, b) for name, (a, b) in zip(ids, pairwise([0, *ends]), strict=True))
-    if time is not None and clock is not None:
-        notes += clocks.check(table, time, clock, which, order, runs)
+    if clock is not None:
+        notes += clocks.check(table, clock, which, order, runs)
+    else:
+        notes.append("no column says when: the rows are taken in the file's order, the first as the earliest")
     if options.series:
         notes.append(f'{len(runs):,} series, told apart by "{options.series}"')
     return _Rows(tuple(names), x[order], order.astype(np.int64), runs, tuple(notes), time or "")
+
+
+def _undecided(table: Table, name: str, options: Options) -> InputError:
+    """The one question about a column of words beside numbers."""
+    others = [each for each in table.frame.columns if each != name]
+    cell = next((cell for cell in texts(table.frame[name]) if cell), "")
+    shown = f'"{cell}"' if cell else "lists or records"
+    text = f'--text "{name}" --label "{others[-1]}" (texts with labels), ' if len(others) == 1 and cell else ""
+    if len(others) > 1 and cell:
+        text = f'--text "{name}" with --label COLUMN (texts with labels), '
+    series = "" if options.series or not cell else f'--series "{name}" (several series), '
+    return InputError(
+        f'{table.name}: column "{name}" holds {shown}, no numbers; what is it for? Pass {text}{series}or '
+        f'--drop "{name}" to leave it out.'
+    )
 
 
 # -- gaps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from os import PathLike
 from os.path import exists
 from pathlib import Path
@@ -23,7 +24,7 @@ from throughtime.data import (
     tables,
 )
 from throughtime.data.dataset import Dataset
-from throughtime.data.options import Gaps, Options
+from throughtime.data.options import Decimal, Gaps, Options
 from throughtime.data.tables import Table
 from throughtime.errors import InputError
 
@@ -33,6 +34,16 @@ _NAMED: dict[str, Callable[[Options], Dataset]] = {
     "copy": copying.load,
     "order": order.load,
     "jane": jane.load,
+}
+
+
+_SERIES = """python -c 'import numpy, aeon.datasets as d; x, y = d.{}("FILE"); numpy.savez("data.npz", \
+x=x.transpose(0, 2, 1), y=y)'"""
+_CONVERTERS = {  # ending -> what to type
+    ".ts": _SERIES.format("load_from_ts_file"),
+    ".arff": _SERIES.format("load_from_arff_file"),
+    ".xlsx": """python -c 'import pandas; pandas.read_excel("FILE").to_csv("data.csv", index=False)'""",
+    ".xls": """python -c 'import pandas; pandas.read_excel("FILE").to_csv("data.csv", index=False)'""",
 }
 
 
@@ -50,6 +61,10 @@ def load(
     target: str | Sequence[str] | None = None,
     series: str | None = None,
     time: str | None = None,
+    date_format: str | None = None,
+    decimal: Decimal | None = None,
+    header: bool | None = None,
+    drop: str | Sequence[str] | None = None,
     gaps: Gaps | None = None,
     max_length: int | None = None,
     vocabulary: int | None = None,
@@ -64,15 +79,19 @@ def load(
 
     `source` is one of
 
-    - a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`, also `.gz`) with texts and labels, or lines of text, tab, label
-      in a `.txt` file: classification over words. `text` and `label` name the columns where they are not plain to
+    - a table (`.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`, also `.gz` or alone in a `.zip`) with texts and
+      labels, or lines of text, tab, label in a `.txt` file: classification over words.
+      `text` and `label` name the columns where they are not plain to
       see; `target` in place of `label` names numbers to predict. Takes `max_length` (the last words kept, 256),
       `vocabulary` (words known, 10,000), `minimum_count` (times a word must occur in training, 2), `split`,
       `standardise` (of a target), `skip_bad_rows`.
     - a table of numbers, one row a step: forecasting of the next row, or of its `target` columns. `series` names the
-      column that tells several series apart, `time` the one that orders rows (found by itself if it holds dates).
+      column that tells several series apart, `time` the one that orders rows (found by itself if it holds dates);
+      `date_format` how its dates are written ("%d/%m/%Y"), where the column leaves it open.
       `gaps` "refuse" (default) or "previous" (filled with the value before, never counted as an answer). Takes
       `max_length` (of windows, steps), `split`, `standardise` (on).
+    - of either table `header` says whether its first row names the columns, `decimal` whether a "point" or a "comma"
+      marks decimals, and `drop` names columns to leave out; each is asked for where the file leaves it open.
     - plain text (`.txt`): language modelling by character. Takes `max_length` (of windows, 128), `vocabulary`,
       `minimum_count`, `split`.
     - `.npz` with x (N, T, I), y and perhaps lengths: classification or regression. Takes `split`, `standardise` (on).
@@ -98,6 +117,10 @@ def load(
         target=target if target is None or isinstance(target, str) else tuple(target),
         series=series,
         time=time,
+        date_format=date_format,
+        decimal=decimal,
+        header=header,
+        drop=drop if drop is None or isinstance(drop, str) else tuple(drop),
         gaps=gaps,
         max_length=max_length,
         vocabulary=vocabulary,
@@ -120,12 +143,14 @@ def load(
         return idx.load(path, options)
     file = files.read(path)
     if file.ending in tables.known():
-        return _table(tables.read(file), options)
+        return _table(tables.read(file, options.header), options)
     if file.ending == ".npz":
         return arrays.load(file, options)
     if file.ending == ".txt":
         lines = tables.labelled_lines(file)
         return characters.load(file, options) if lines is None else reviews.load(lines, options)
+    if file.ending in _CONVERTERS:
+        raise InputError(f"{file.name}: {file.ending} is not read; convert it first: {_CONVERTERS[file.ending]}.")
     ending = f"files ending in {file.ending}" if file.ending else "files without an ending"
     raise InputError(
         f"{file.name}: {ending} are not read; unpack or convert it to .csv, .tsv, .jsonl, .parquet, .txt or .npz "
@@ -135,9 +160,17 @@ def load(
 
 def _table(table: Table, options: Options) -> Dataset:
     """A table as texts with answers if it holds texts or was asked for so, else as a series of numbers."""
+    for name in options.dropped:
+        table.column(name, "--drop")
+    if options.drop is not None:
+        frame = table.frame.drop(options.dropped)
+        if not frame.width:
+            raise InputError(f"{table.name}: --drop leaves no column; keep at least one.")
+        told = f"left out, as asked: {tables.listed(list(options.dropped))}"
+        table = replace(table, frame=frame, notes=(*table.notes, told))
     asked = options.asked()
     if asked & {"text", "label"}:
         return reviews.load(table, options)
-    if asked & {"series", "time", "gaps"}:
+    if asked & {"series", "time", "gaps", "date_format"}:
         return forecasting.load(table, options)
     return reviews.load(table, options) if reviews.prose(table) else forecasting.load(table, options)

@@ -9,6 +9,7 @@ from typing import Literal
 from throughtime.errors import InputError
 
 Gaps = Literal["refuse", "previous"]
+Decimal = Literal["point", "comma"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Options:
     target: str | tuple[str, ...] | None = None
     series: str | None = None
     time: str | None = None
+    date_format: str | None = None
+    decimal: Decimal | None = None
+    header: bool | None = None
+    drop: str | tuple[str, ...] | None = None
     gaps: Gaps | None = None
     max_length: int | None = None
     vocabulary: int | None = None
@@ -30,6 +35,16 @@ class Options:
     split: tuple[float, float, float] | None = None
     standardise: bool | None = None
     skip_bad_rows: bool = False
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The columns that were asked to be left out."""
+        return (self.drop,) if isinstance(self.drop, str) else self.drop or ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns that were asked to be predicted."""
+        return (self.target,) if isinstance(self.target, str) else self.target or ()
 
     def asked(self) -> set[str]:
         """The names of what was asked for, the seed apart."""

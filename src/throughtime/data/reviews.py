@@ -5,7 +5,10 @@ Dimensions: N rows.
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -14,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from throughtime.data import words
+from throughtime.data import dates, numerals, words
 from throughtime.data.answers import LARGEST, MOST_LABELS, Answers, classes, values
 from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
@@ -22,13 +25,16 @@ from throughtime.data.draws import checked
 from throughtime.data.options import Options
 from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool
-from throughtime.data.tables import Table, listed, numbers, texts
+from throughtime.data.tables import GAPS, Table, listed, numbers, texts
 from throughtime.errors import InputError
 
 FITS = (
     "text",
     "label",
     "target",
+    "decimal",
+    "header",
+    "drop",
     "max_length",
     "vocabulary",
     "minimum_count",
@@ -39,6 +45,7 @@ FITS = (
 LONGEST = 256  # words kept of a text
 MOST_WORDS = 10_000
 LEAST_OFTEN = 2  # how often a word must occur in training to be known
+_NO_LABEL = tuple(gap for gap in GAPS if gap != "none")  # "none" is a name of a class as often as a gap
 _MANY_VALUES = 20  # from here on, fractions are numbers to predict rather than names of classes
 
 
@@ -52,8 +59,12 @@ def prose(table: Table) -> list[str]:
         cells = [cell for cell in texts(column)[:2000] if cell]
         if not cells or len(set(cells)) <= len(cells) / 2:
             continue
-        lettered = sum(word.replace("'", "").isalpha() for cell in cells for word in words.split(cell))
-        if lettered / len(cells) >= 2:
+        lettered = sum(
+            any(map(str.isalpha, word)) and not any(map(str.isdecimal, word))
+            for cell in cells
+            for word in words.split(cell)
+        )
+        if lettered / len(cells) >= 2 and dates.read(column.head(2000)) is None:
             found.append(name)
     return found
 
@@ -69,14 +80,19 @@ def load(table: Table, options: Options) -> Dataset:
     longest = options.at_least("max_length", 1, LONGEST)
     most, least_often = options.at_least("vocabulary", 3, MOST_WORDS), options.at_least("minimum_count", 1, LEAST_OFTEN)
     text, label = _columns(table, options)
+    plain = numerals.plainly(replace(table, frame=table.frame.select(label), notes=()), options)
     cells, said = texts(table.frame[text]), texts(table.frame[label])
     split_cells = [words.split(cell) for cell in cells]
-    value, stray = numbers(table.frame[label])
+    value, stray = numbers(plain.frame[label])
     regression = options.target is not None or (options.label is None and _many_fractions(value, stray))
+    if not regression:
+        said = ["" if each.lower() in _NO_LABEL else each for each in said]
     check = _number_fault if regression else _label_fault
     kept, dropped = _usable(table, options, text, label, split_cells, check(said, value, label))
 
+    merged: tuple[str, ...] = ()
     if regression:
+        merged = plain.notes
         standardise = options.standardise is not False
         answers = values(
             value[kept][:, None], (label,), shares, options.seed, f'{table.name}, column "{label}"', standardise
@@ -86,6 +102,7 @@ def load(table: Table, options: Options) -> Dataset:
             raise InputError(
                 "--standardise does not fit labels; leave it out, or name a column of numbers as --target."
             )
+        said, merged = _one_spelling(said, label)
         answers = classes([said[i] for i in kept], shares, options.seed, f'{table.name}, column "{label}"')
 
     cut = [split_cells[i][-longest:] for i in kept]
@@ -100,6 +117,7 @@ def load(table: Table, options: Options) -> Dataset:
         *table.notes,
         f'text from column "{text}", answers from column "{label}"',
         *dropped,
+        *merged,
         *([f"{shortened:,} of {len(cut):,} texts cut to their last {longest} words"] if shortened else []),
         f"{len(vocabulary):,} words known (seen at least {least_often} times in training); unknown ones are shown ‹so› "
         "and are all one to the net",
@@ -117,6 +135,21 @@ def load(table: Table, options: Options) -> Dataset:
         digest=table.digest,
         notes=notes,
     )
+
+
+def _one_spelling(said: list[str], label: str) -> tuple[list[str], tuple[str, ...]]:
+    """Labels that differ only in case or spaces as the commonest of them, and a note that says so."""
+    times = Counter(said)
+    groups: dict[str, list[str]] = {}
+    for each in times:
+        groups.setdefault(" ".join(unicodedata.normalize("NFKC", each).casefold().split()), []).append(each)
+    several = {key: sorted(each, key=lambda one: (-times[one], one)) for key, each in groups.items() if len(each) > 1}
+    if not several:
+        return said, ()
+    kept = {one: each[0] for each in several.values() for one in each}
+    told = "; ".join(f"{', '.join(map(repr, each))} as {each[0]!r}" for each in several.values())
+    note = f'labels in "{label}" that differ only in case or spaces are one: {told}'
+    return [kept.get(each, each) for each in said], (note,)
 
 
 def _pool(samples: list[list[str]], vocabulary: tuple[str, ...], answers: Answers) -> Pool:
@@ -153,6 +186,9 @@ def _columns(table: Table, options: Options) -> tuple[str, str]:
         candidates = [name for name in prose(table) if name != asked]
         if len(candidates) != 1:
             found = f"columns {listed(candidates)} all hold text" if candidates else "no column holds running text"
+            text_like = [name for name in columns if name != asked and table.frame[name].dtype == pl.String]
+            if not candidates and asked is not None and len(text_like) == 1:
+                found += f'; for short texts or other signs pass --text "{text_like[0]}" --label "{asked}"'
             raise InputError(
                 f"{table.name}: {found}; which one is to be read? Pass --text COLUMN; the columns are "
                 f"{listed(columns)}."

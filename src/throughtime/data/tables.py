@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -74,17 +75,19 @@ def numbers(column: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     return found, np.isnan(found) & ~gap
 
 
-def read(file: File) -> Table:
-    """A table from a CSV, TSV, JSONL or Parquet file.
+def read(file: File, header: bool | None = None) -> Table:
+    """A table from a CSV, TSV, JSON, JSONL or Parquet file; `header` says whether its first row names the columns.
 
     Raises InputError, with the row where there is one, if the file cannot be read as what its ending says.
     """
-    return _READERS[file.ending](file)
+    if header is not None and file.ending not in (".csv", ".tsv"):
+        raise InputError(f"--header does not fit {file.name}: only .csv and .tsv files have a first row of names.")
+    return _delimited(file, header) if file.ending in (".csv", ".tsv") else _READERS[file.ending](file)
 
 
 def known() -> tuple[str, ...]:
     """The endings that `read` reads."""
-    return tuple(_READERS)
+    return (".csv", ".tsv", *_READERS)
 
 
 def labelled_lines(file: File) -> Table | None:
@@ -109,9 +112,12 @@ def labelled_lines(file: File) -> Table | None:
 # -- formats
 
 
-def _delimited(file: File) -> Table:
-    text = file.text()
+def _delimited(file: File, header: bool | None) -> Table:
+    text, told = file.text(), 0
     separator, quote = _dialect(text, file.ending)
+    said = re.match(r'"?sep=(.)"?\r?\n', text)
+    if said:  # a line that Excel writes for itself
+        separator, text, told = said[1], text[said.end() :], 1
     try:
         frame = pl.read_csv(text.encode(), has_header=False, infer_schema=False, separator=separator, quote_char=quote)
     except pl.exceptions.PolarsError as error:
@@ -121,14 +127,16 @@ def _delimited(file: File) -> Table:
     if not frame.height:
         raise InputError(f"{file.name}: the file holds only blank lines; give one with data in it.")
     notes: tuple[str, ...] = ()
+    if told:
+        notes = (f'the first line says that "{separator}" stands between cells',)
     head = [(cell or "").strip() for cell in frame.row(0)]
     if not any(head):
         raise InputError(f"{file.name}, row 1: the row is blank; the first row names the columns, or holds data.")
-    body, first = frame.slice(1), 2
+    body, first = frame.slice(1), 2 + told
     same = _same_as(head, body)
-    if _is_data(head, same):
-        head, body, first = [f"column {i}" for i in range(1, len(head) + 1)], frame, 1
-        notes = (f"no header: the columns are called {listed(head)}",)
+    if header is False or (header is None and _is_data(file.name, head, body, same)):
+        head, body, first = [f"column {i}" for i in range(1, len(head) + 1)], frame, 1 + told
+        notes += (f"no header: the first row is data, the columns are called {listed(head)}",)
     elif same.all(axis=1).any():
         raise InputError(
             f"{file.name}, row {int(np.flatnonzero(same.all(axis=1))[0]) + 2}: the header stands here again; are "
@@ -166,13 +174,51 @@ def _paired(head: list[str], body: pl.DataFrame) -> list[tuple[str, str]]:
     return list(zip(body.columns, head, strict=True))
 
 
-def _is_data(head: list[str], same: NDArray[np.bool_]) -> bool:
-    """Whether the first row is no header: only numbers, or a name that also stands under itself as a value."""
+def _is_data(name: str, head: list[str], body: pl.DataFrame, same: NDArray[np.bool_]) -> bool:
+    """Whether the first row is no header; raises InputError where it could be either."""
+    if not body.height:
+        return all(_NUMBER.fullmatch(cell) for cell in head)
+    question = InputError(
+        f"{name}, row 1: {listed(head)} could name the columns or be the first row of data; which is it? Pass "
+        "--header or --no-header."
+    )
     if all(_NUMBER.fullmatch(cell) or cell.lower() in GAPS for cell in head) and any(head):
-        # A table written without names is headed 0, 1, 2, ... by some tools.
-        return len(head) < 2 or head != [str(i) for i in range(len(head))]
+        if not _counts_up(head):
+            return True
+        # Some tools head a table without names 0, 1, 2, ...; years head one that has them. Rows that count up
+        # themselves are another matter.
+        like = sum(_counts_up([(cell or "").strip() for cell in row]) for row in body.head(50).iter_rows())
+        if not like and (head[0] in ("0", "1") or all(re.fullmatch(r"(1[5-9]|2[01])\d\d", cell) for cell in head)):
+            return False
+        raise question
     again = same.all(axis=1).sum()
-    return any(name and count >= 2 and count > again for name, count in zip(head, same.sum(axis=0), strict=True))
+    if not any(each and count >= 2 and count > again for each, count in zip(head, same.sum(axis=0), strict=True)):
+        return False
+    as_value = as_name = False
+    for (column, cell), times in zip(_paired(head, body), same.sum(axis=0), strict=True):
+        if times >= 2 or not cell:
+            continue
+        cells = body[column].drop_nulls().str.strip_chars()
+        _, stray = numbers(cells)
+        if len(cells) and not stray.any():
+            fits = bool(_NUMBER.fullmatch(cell))
+        else:
+            size = cells.str.len_chars().quantile(0.1) or 0
+            if cells.n_unique() <= len(cells) / 2 and not _NUMBER.fullmatch(cell):
+                continue
+            if size < 8:
+                continue
+            fits = len(cell) >= size
+        as_value, as_name = as_value or fits, as_name or not fits
+    if as_value == as_name:
+        raise question
+    return as_value
+
+
+def _counts_up(cells: list[str]) -> bool:
+    if len(cells) < 2 or not all(re.fullmatch(r"\d{1,9}", cell) for cell in cells):
+        return False
+    return all(int(b) - int(a) == 1 for a, b in pairwise(cells))
 
 
 def _misshapen(file: File, text: str, separator: str, quote: str | None, error: Exception) -> InputError:
@@ -221,6 +267,26 @@ def _jsonl(file: File) -> Table:
     return Table(file.name, pl.DataFrame(columns), 1, file.digest)
 
 
+def _json(file: File) -> Table:
+    """An array of objects, or an object of arrays."""
+    try:
+        found = json.loads(file.text())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file.name}: not JSON ({error}); if each line is an object, call it .jsonl.") from None
+    if isinstance(found, dict) and found and all(isinstance(value, list) for value in found.values()):
+        if len({len(value) for value in found.values()}) != 1:
+            raise InputError(f"{file.name}: its arrays are of different lengths; give every column as many values.")
+        found = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+    if not isinstance(found, list) or not found or not all(isinstance(row, dict) for row in found):
+        raise InputError(
+            f"{file.name}: neither an array of objects nor an object of arrays; convert it, for example with: "
+            f"jq -c '.[]' {file.name} > data.jsonl."
+        )
+    names = list(dict.fromkeys(name for row in found for name in row))
+    columns = {name: pl.Series(name, [_cell(row.get(name)) for row in found], dtype=pl.String) for name in names}
+    return Table(file.name, pl.DataFrame(columns), 1, file.digest)
+
+
 def _cell(value: object) -> str | None:
     """A JSON value as the text a CSV file would hold; nested values hold nothing a sequence could use."""
     if value is None or isinstance(value, dict | list):
@@ -240,8 +306,7 @@ def _parquet(file: File) -> Table:
 
 
 _READERS: dict[str, Callable[[File], Table]] = {
-    ".csv": _delimited,
-    ".tsv": _delimited,
+    ".json": _json,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".parquet": _parquet,
