@@ -116,6 +116,12 @@ class Snapshot:
         )
 
 
+def alike(put_out: Tensor, given: Tensor) -> bool:
+    """Whether one state was made from the other by nothing but setting some of it to something else (a reset)."""
+    same = (put_out == given) & (given != 0)
+    return bool(same.any()) and int(same.sum()) >= 0.25 * int((given != 0).sum())
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether they have the same values; NaN is itself, as what is said of it is not that it changed."""
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
@@ -145,6 +151,10 @@ class Pick:
             return there
         running = torch.arange(self.T, device=there.device).unsqueeze(1) < self.lengths
         return torch.where(running.unsqueeze(-1), there, 0.0)
+
+    def fits(self, start: Mapping[str, Tensor]) -> bool:
+        """Whether these states, (L·D, B, H), are of as many sequences."""
+        return all(len(t.shape) == 2 if self.alone else t.shape[1] == self.B for t in start.values())
 
     def states(self, given: Tensor) -> Tensor:
         """A part of the first or final state, or a gradient at it, as (L·D, n, H) in float64."""
@@ -224,7 +234,11 @@ class Call:
     engine: str  # that served it
     dropped: Dropped | None  # None: nothing was, between its layers
     goes_on: bool  # whether a gradient goes on from its initial state, to something that is not caught here
+    cut: str = ""  # why it cannot be followed to the call whose state it starts from; empty: it can, or there is none
+    given: bool = False  # whether it starts from a state that is not zero
+    detached: bool = False  # whether that is the final state of an earlier call, without its gradient
     after: Call | None = None  # the call whose final state it goes on from
+    slopes: Mapping[str, Tensor] | None = None  # part -> (L·D, n, H), of its initial state in that; None: it is that
     came: dict[str, Tensor] = field(default_factory=dict)  # OUTPUT, or a part of the final state -> gradient
     returned: dict[str, Tensor] = field(default_factory=dict)  # part -> what went back from here to `after`
     answered: bool = False

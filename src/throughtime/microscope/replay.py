@@ -20,12 +20,22 @@ from throughtime.cells.cell import Cell, Linear, Parameters, Share, State, Weigh
 from throughtime.engines import ENGINES, Engine, Job, Unrolled, choose
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.linked import Linked, linked_inputs
 from throughtime.flow.linear.sweep import shift
 from throughtime.flow.linear.trajectory import Trajectory
 from throughtime.flow.sighting import Sighting
 from throughtime.microscope.calls import OUTPUT, ROUNDINGS, Anatomy, Call, one_of, remarks
 
 _SAME = 1e-13  # two ways to the same float64
+
+
+@dataclass(frozen=True)
+class _Link:
+    """What a loop made of the state before one call: d ⊙ z + r, by part (L·D, n, H)."""
+
+    at: Tensor  # (n,) the call's first step in each sequence
+    slopes: Mapping[str, Tensor]
+    rests: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class _Chain:
     turned: Tensor  # (T, n) the step that a reverse direction reads in the place of each
     delta: Tensor  # (T, n, D·H) what came back to the output
     ends: Sequence[tuple[Tensor, Mapping[str, Tensor]]]  # of each call: last steps (n,), part -> (L·D, n, H) gradient
+    links: Sequence[_Link]  # what a loop did to the state between two calls; empty: nothing
     rounding: float
     engine: str  # that served the calls
     notes: tuple[str, ...]
@@ -114,8 +125,10 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
     for number, call in enumerate(calls):
         given = {part: call.came[part] for part in call.final if part in call.came}
         if number + 1 < len(calls):  # less what came back through the call after it
-            for part, back in calls[number + 1].returned.items():
-                given[part] = given.get(part, zeros) - back
+            after = calls[number + 1]
+            for part, back in after.returned.items():
+                slope = None if after.slopes is None else after.slopes[part]
+                given[part] = _less(given.get(part, zeros), back, slope, call.dtype)
         ends.append((starts[number] + lengths[number] - 1, given))
     return _Chain(
         name=name,
@@ -131,10 +144,28 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
         turned=joined.turned(),
         delta=joined.steps([call.came.get(OUTPUT, torch.zeros_like(call.output)) for call in calls]),
         ends=ends,
+        links=[
+            _Link(
+                starts[number],
+                call.slopes,
+                {part: its - call.slopes[part] * calls[number - 1].final[part] for part, its in call.initial.items()},
+            )
+            for number, call in enumerate(calls)
+            if call.slopes is not None
+        ],
         rounding=max(torch.finfo(call.dtype).eps for call in calls),
         engine=first.engine,
         notes=(*_notes(calls), *one_of(runs)),
     )
+
+
+def _less(came: Tensor, back: Tensor, slope: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What came to a state, less what came through the next call: zero where nothing else did, to the last bit."""
+    through = back if slope is None else (back.to(dtype) * slope.to(dtype)).double()
+    rest = came - through
+    if slope is None:
+        return rest
+    return torch.where(rest.abs() <= 2 * torch.finfo(dtype).eps * came.abs(), 0.0, rest)
 
 
 @dataclass(frozen=True)
@@ -186,16 +217,17 @@ def _upward(chain: _Chain) -> list[list[Trajectory]]:
     """The trajectory of each layer and direction."""
     found: list[list[Trajectory]] = []
     x = chain.x
-    for layer, cell in enumerate(chain.cells):
+    for layer, plain in enumerate(chain.cells):
         last = layer + 1 == len(chain.cells)
         its: list[Trajectory] = []
         for direction in range(chain.directions):
             place = layer * chain.directions + direction
             weights = chain.weights[place]
-            initial = State(**{part: chain.initial[part][place] for part in cell.parts})
+            initial = State(**{part: chain.initial[part][place] for part in plain.parts})
             given = chain.turn(x) if direction else x
             output = chain.side(chain.output, direction) if last else None
             _check_finite(chain, layer, direction, given, initial, output)
+            cell, given = _linked(chain, plain, given, place)
             if output is None:
                 job = Job(cell, weights, given, initial, chain.lengths, inside=False)
                 output = _engine(job, chain.engine).run(job).output
@@ -212,8 +244,24 @@ def _upward(chain: _Chain) -> list[list[Trajectory]]:
     return found
 
 
+def _linked(chain: _Chain, cell: Cell, x: Tensor, place: int) -> tuple[Cell, Tensor]:
+    """The cell and its inputs, together with what a loop does to its state between two calls."""
+    if not chain.links:
+        return cell, x
+    every = torch.arange(x.shape[1], device=x.device)
+    slopes = {part: x.new_ones(*x.shape[:2], cell.hidden_size) for part in cell.parts}
+    rests = {part: x.new_zeros(*x.shape[:2], cell.hidden_size) for part in cell.parts}
+    for link in chain.links:
+        for part in cell.parts:
+            slopes[part][link.at, every] = link.slopes[part][place]
+            rests[part][link.at, every] = link.rests[part][place]
+    return Linked(cell), linked_inputs(x, cell.parts, slopes, rests)
+
+
 def _engine(job: Job, served: str) -> Engine:
     """The one that served, if it can again: in a chaotic net rounding alone would lead another one elsewhere."""
+    if isinstance(job.cell, Linked):
+        served = "reference"
     again = (engine for engine in ENGINES if engine.name == served and engine.why_not(job) is None)
     return next(again, None) or choose(job)
 
@@ -431,4 +479,4 @@ def _to_input(seen: Sighting) -> Tensor:
         shares = along.cell.share(x, along.parameters)
         made = [name for name in shares if shares[name].requires_grad]
         (back,) = torch.autograd.grad([shares[name] for name in made], x, [pulled[name] for name in made])
-    return back
+    return back[..., : along.cell.inner.input_size] if isinstance(along.cell, Linked) else back
