@@ -45,6 +45,7 @@ class Asked:
     time_first: bool = False
     derivative: Derivative = "boundary"
     command: str = ""
+    lag: int | None = None  # how many steps back the task has to be learned; None: the data's own, if they have one
 
 
 def measure(path: Path, name: str, asked: Asked, say: Say = lambda _: None) -> Measurement:
@@ -107,7 +108,7 @@ def _step(made: Made, path: Path, name: str, taken: Specimen, target: torch.devi
         torch.get_default_dtype() if first is None else first.dtype,
     )
     call = calling.arrange(model, here)
-    watching = watch(model, every=1, derivative=asked.derivative, thorough=True, sequences=LOOKED_AT)
+    watching = watch(model, every=1, derivative=asked.derivative, thorough=True, sequences=LOOKED_AT, lag=asked.lag)
     with torch.enable_grad(), watching, witness(model) as seen:
         try:
             output = call(model)
@@ -174,7 +175,8 @@ def chosen(flows: Sequence[FlowRecord], names: Sequence[str]) -> tuple[FlowRecor
 
 
 def _within(flow: FlowRecord, name: str) -> bool:
-    return flow.layer == name or flow.layer.startswith((f"{name}.", f"{name} "))
+    within = flow.place is not None and flow.place.module == name
+    return within or flow.layer == name or flow.layer.startswith((f"{name}.", f"{name} "))
 
 
 def _drops(model: nn.Module) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.cells.cell import Cell, State, make
 from throughtime.errors import FlowError
 from throughtime.modules import Recurrent
+from throughtime.records import Integers, Use
 
 OUTPUT = ""  # stands for what a module put out, where parts of the state are named
 ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
@@ -244,6 +246,35 @@ class Call:
     answered: bool = False
     changed: bool = False  # its weights were, before the gradient came
     differentiated: bool = False  # whether a backward pass was, that came here
+
+
+def trailing(x: Tensor, lengths: Tensor) -> Integers:
+    """How many steps at the end of each sequence (T, n, I) read one and the same input; 0 where the last is another."""
+    T = len(x)
+    at = torch.arange(T, device=x.device).unsqueeze(1)
+    last = x.gather(0, (lengths - 1).clamp(min=0).view(1, -1, 1).expand(1, -1, x.shape[-1]))
+    other = ((x != last).any(-1) & (at < lengths)).int() * (at + 1)  # one more than the last step with another input
+    run = lengths - other.amax(0)
+    return np.asarray(torch.where(run > 1, run, 0).cpu().numpy())
+
+
+def use_of(
+    x: Tensor,
+    lengths: Tensor,
+    batch: int,
+    start: Literal["zeros", "state", "detached", "followed"],
+    cuts: Sequence[int],
+    wrong_end: tuple[str, ...] = (),
+) -> Use:
+    """How a run of steps was read; what is told of each sequence's gradient is added when that is measured."""
+    none = np.zeros(x.shape[1], dtype=np.int64)
+    steps = np.asarray(lengths.cpu().numpy())
+    return Use(start, np.array(cuts, dtype=np.int64), steps, none, none, none, trailing(x, lengths), batch, wrong_end)
+
+
+def started(begun: bool, detached: bool, goes_on: bool) -> Literal["zeros", "state", "detached", "followed"]:
+    """What a run of steps starts from."""
+    return "detached" if detached else "followed" if goes_on else "state" if begun else "zeros"
 
 
 def chains(calls: Sequence[Call]) -> list[list[Call]]:

@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from throughtime.cells.cell import Cell, make
 from throughtime.errors import FlowError
-from throughtime.flow.sighting import Sighting
+from throughtime.flow.sighting import Sighting, place_of
 from throughtime.microscope.between import Key, between, key_of, reached
 from throughtime.microscope.calls import Snapshot, alike, one_of
 from throughtime.microscope.hooks import Hook
@@ -71,17 +71,18 @@ class CellCatcher:
     """
 
     def __init__(self, name: str, module: nn.Module, sequences: int | None) -> None:
-        self.name = name
+        self.name = self.path = name
         self._module = module
         self._sequences = sequences
         self._cell, self._order = _anatomy(module)
         self._handle: RemovableHandle | None = None
-        self._previous: dict[str, Tensor] = {}  # the state that the last call put out, in any step
+        self._previous: dict[str, Tensor] = {}  # the state that the call before this one put out, in any step,
+        self._now: dict[str, Tensor] = {}  # and that this one did
         self._forget()
 
     def remember(self, out: Any) -> None:
         """Keep the state that a call put out, to know it again in a call that is given it without its gradient."""
-        self._previous = {part: tensor.detach() for part, tensor in self._parts(out).items()}
+        self._previous, self._now = self._now, {part: tensor.detach() for part, tensor in self._parts(out).items()}
 
     def _forget(self) -> None:
         self._count = self._idle = 0  # calls that were caught; that no gradient can come back to
@@ -129,10 +130,18 @@ class CellCatcher:
         notes += one_of(len(chains))
         if len(chains) > _CHAINS:
             notes.append(f"Of {len(chains)} runs of steps the {_CHAINS} longest were measured.")
+        kind = type(self._module).__name__
         return tuple(
-            sighting(self.name + (f" (chain {number})" if number > 1 else ""), self._cell, chain, tuple(notes))
-            for number, chain in enumerate(chains, 1)
-            if chain in longest
+            sighting(
+                self.name + (f" (chain {number})" if number > 1 else ""),
+                self._cell,
+                chain,
+                tuple(notes),
+                place_of(self._cell, self.path, kind, run=run),
+            )
+            for run, (number, chain) in enumerate(
+                ((number, chain) for number, chain in enumerate(chains, 1) if chain in longest), 1
+            )
         )
 
     def _silence(self) -> str:

@@ -18,12 +18,13 @@ from throughtime.flow.sighting import Sighting
 from throughtime.microscope.between import Key, between, key_of, reached
 from throughtime.microscope.calls import OUTPUT, Anatomy, Call, Dropped, Pick, Snapshot, alike, chains, rows_of
 from throughtime.microscope.hooks import Hook
-from throughtime.microscope.replay import replay
+from throughtime.microscope.replay import Origin, replay
 from throughtime.modules.recurrent import Padded
 
 Given = Tensor | PackedSequence | Padded
 
 _TIDY = 64  # calls after which those are forgotten that no gradient can come back to any more
+RUNS = 8  # of several runs of steps through one layer so many are measured, the longest
 _RECENT = 8  # calls that a state is held against, to find which of them it comes from
 
 
@@ -38,17 +39,21 @@ class LayerCatcher:
     """
 
     def __init__(self, name: str, module: nn.Module, sequences: int | None) -> None:
-        self.name = name
+        self.name = self.path = name
         self._module = module
         self._sequences = sequences
         self._anatomy = Anatomy.of(module)
         self._handles: list[RemovableHandle] = []
-        self._previous: dict[str, Tensor] = {}  # the state that the last call put out, in any step
+        self._previous: dict[str, Tensor] = {}  # the state that the call before this one put out, in any step,
+        self._now: dict[str, Tensor] = {}  # and that this one did
         self._forget()
 
     def remember(self, out: Any) -> None:
         """Keep the state that a call put out, to know it again in a call that is given it without its gradient."""
-        self._previous = {part: tensor.detach() for part, tensor in self._anatomy.state(out[1]).items()}
+        self._previous, self._now = (
+            self._now,
+            {part: tensor.detach() for part, tensor in self._anatomy.state(out[1]).items()},
+        )
 
     def _was_carried(self, start: dict[str, Tensor]) -> bool:
         its = self._previous
@@ -104,9 +109,23 @@ class LayerCatcher:
             )
         found: list[Sighting] = []
         answered = [chain for chain in chains(self._alive()) if any(call.answered for call in chain)]
-        for chain in answered:
-            first = chain[0].number
-            found += replay(self.name, f" (call {first})" if first > 1 else "", self._anatomy, chain, len(answered))
+        cuts = [call.cut for chain in answered for call in chain if call.cut]
+        if cuts and all(sum(call.pick.T for call in chain) == 1 for chain in answered):
+            raise FlowError(
+                f"{self.name} is called one step at a time, and between every two calls {cuts[0]}, so that no two "
+                "steps are the layer's alone. Write that step as a cell of your own (tt.Cell), whose step can be "
+                "watched."
+            )
+        notes = tuple(
+            f"Between two calls {why}: the run of steps ends there, and what lies beyond is not in it."
+            for why in dict.fromkeys(cuts)
+        )
+        if len(answered) > RUNS:
+            notes += (f"Of {len(answered)} runs of steps the {RUNS} longest were measured.",)
+        longest = sorted(answered, key=lambda chain: (-sum(call.pick.T for call in chain), chain[0].number))[:RUNS]
+        for run, chain in enumerate((chain for chain in answered if chain in longest), 1):
+            origin = Origin(self.name, self.path, type(self._module).__name__, run, len(answered))
+            found += replay(origin, self._anatomy, chain, notes)
         return tuple(found)
 
     def _silence(self) -> str:

@@ -10,7 +10,7 @@ Dimensions: T steps of a chain of calls, n sequences, I inputs, H units, P parts
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from throughtime.flow.adjoint import checked
 from throughtime.flow.linear.linked import Linked, linked_inputs
 from throughtime.flow.linear.trajectory import Trajectory
 from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import ROUNDINGS, Snapshot, remarks
+from throughtime.microscope.calls import ROUNDINGS, Snapshot, remarks, started, use_of
+from throughtime.records import Place
 
 _BACK = 4096.0  # how many roundings of its dtype a step back may be away from the equations' derivative,
 _AT_MOST = 0.5  # but not more than this, of the gradients before and after it
@@ -96,7 +97,9 @@ def joined(answered: Iterable[Step]) -> list[list[Step]]:
     return list(chains.values())
 
 
-def sighting(name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...]) -> Sighting:
+def sighting(
+    name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...], place: Place | None = None
+) -> Sighting:
     """A chain of calls as one run, with δ.
 
     Raises FlowError if weights changed, if a state or gradient is not finite, or if a step is not what the cell's
@@ -116,7 +119,14 @@ def sighting(name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...
         )
     rounding = max(torch.finfo(step.dtype).eps for step in chain)
     said = notes + _notes(chain) + _faint(delta, reached, rounding)
-    seen = Sighting(name, along, checked(along, delta.movedim(0, -2).flatten(-2)), float("nan"), said)
+    first = chain[0]
+    start = started(first.begun, first.detached, first.goes_on)
+    x = torch.stack([step.x for step in chain])
+    use = use_of(x, along.lengths, first.B, start, [t for t, step in enumerate(chain) if t and step.detached])
+    read = delta.any(-1).any(0)  # (T, n)
+    if along.T > 1 and bool(read[0].any()) and not bool(read[1:].any()):
+        use = replace(use, wrong_end=(name,))
+    seen = Sighting(name, along, checked(along, delta.movedim(0, -2).flatten(-2)), float("nan"), said, place, use)
     if along.T > 1 and not any(step.aliased for step in chain):
         _check_way_back(seen, reached, rounding, any(step.differentiated for step in chain))
     return seen

@@ -10,7 +10,7 @@ Dimensions: T steps of a chain of calls, n sequences, I inputs, H units, L layer
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -23,8 +23,9 @@ from throughtime.flow.adjoint import checked
 from throughtime.flow.linear.linked import Linked, linked_inputs
 from throughtime.flow.linear.sweep import shift
 from throughtime.flow.linear.trajectory import Trajectory
-from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import OUTPUT, ROUNDINGS, Anatomy, Call, one_of, remarks
+from throughtime.flow.sighting import Sighting, place_of
+from throughtime.microscope.calls import OUTPUT, ROUNDINGS, Anatomy, Call, one_of, remarks, started, use_of
+from throughtime.records import Use
 
 _SAME = 1e-13  # two ways to the same float64
 
@@ -59,6 +60,10 @@ class _Chain:
     rounding: float
     engine: str  # that served the calls
     notes: tuple[str, ...]
+    path: str  # the module's in the model
+    kind: str  # its class
+    run: int
+    use: Use  # all but the directions whose wrong end is read
 
     def turn(self, steps: Tensor) -> Tensor:
         """From natural order to that in which a reverse direction reads, and back."""
@@ -79,17 +84,26 @@ class _Chain:
         return f"{self.name}{where}{self.suffix}"
 
 
-def replay(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call], runs: int = 1) -> list[Sighting]:
-    """One sighting for each layer and direction of a chain of calls, the first layer first.
+@dataclass(frozen=True)
+class Origin:
+    """Which module a chain of calls is of, and which of its chains."""
 
-    `runs`: how many such chains the step has.
+    name: str
+    path: str  # in the model; empty: it is the model
+    kind: str
+    run: int = 1
+    runs: int = 1
+
+
+def replay(origin: Origin, anatomy: Anatomy, calls: Sequence[Call], notes: tuple[str, ...] = ()) -> list[Sighting]:
+    """One sighting for each layer and direction of a chain of calls, the first layer first.
 
     δ at a lower layer is what came back through the layers above it. Costs, for each layer and direction, one run of
     the sequences in float64, its linearisation and one sweep of its adjoint (kept in the sighting), for δ below it.
     Raises FlowError if weights changed, states or gradients are not finite, or the equations do not give the output.
     """
     with torch.no_grad():
-        chain = _put_together(name, suffix, anatomy, calls, runs)
+        chain = _put_together(origin, anatomy, calls, notes)
         alongs = _upward(chain)
     return _downward(chain, alongs)
 
@@ -97,7 +111,8 @@ def replay(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call], runs
 # -- the calls of a chain as one
 
 
-def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call], runs: int) -> _Chain:
+def _put_together(origin: Origin, anatomy: Anatomy, calls: Sequence[Call], notes: tuple[str, ...]) -> _Chain:
+    name = origin.name
     if any(call.changed for call in calls):
         raise FlowError(
             f"the weights of {name} changed between its call and the gradient's return, so that gradient belongs to no "
@@ -132,7 +147,7 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
         ends.append((starts[number] + lengths[number] - 1, given))
     return _Chain(
         name=name,
-        suffix=suffix,
+        suffix=f" (call {first.number})" if origin.run > 1 else "",
         cells=anatomy.cells,
         directions=D,
         weights=tuple({k: w.double() for k, w in its.items()} for its in first.weights.values),
@@ -155,7 +170,17 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
         ],
         rounding=max(torch.finfo(call.dtype).eps for call in calls),
         engine=first.engine,
-        notes=(*_notes(calls), *one_of(runs)),
+        notes=(*_notes(calls), *one_of(origin.runs), *notes),
+        path=origin.path,
+        kind=origin.kind,
+        run=origin.run,
+        use=use_of(
+            joined.steps([call.x for call in calls]),
+            lengths.sum(0),
+            first.pick.B,
+            started(first.given, first.detached, first.goes_on),
+            [int(starts[number].min()) for number, call in enumerate(calls) if number and call.detached],
+        ),
     )
 
 
@@ -438,6 +463,7 @@ def _size(along: Trajectory) -> Tensor:
 def _downward(chain: _Chain, alongs: Sequence[Sequence[Trajectory]]) -> list[Sighting]:
     found: list[Sighting] = []
     delta = chain.delta
+    chain = replace(chain, use=replace(chain.use, wrong_end=_wrong_ends(chain)))
     for layer in reversed(range(len(chain.cells))):
         seen = [_seen(chain, layer, d, along, delta) for d, along in enumerate(alongs[layer])]
         found[:0] = seen
@@ -446,6 +472,22 @@ def _downward(chain: _Chain, alongs: Sequence[Sequence[Trajectory]]) -> list[Sig
             delta = back[0] if len(back) == 1 else back[0] + chain.turn(back[1])
             delta = delta if chain.masks is None else delta * chain.masks[layer - 1]
     return found
+
+
+def _wrong_ends(chain: _Chain) -> tuple[str, ...]:
+    """Directions of the last layer of whose outputs the loss reads the first that they make, and no other."""
+    if int(chain.lengths.max()) < 2:
+        return ()
+    layer, every = len(chain.cells) - 1, torch.arange(len(chain.lengths), device=chain.lengths.device)
+    found = []
+    for direction in range(chain.directions):
+        read = chain.side(chain.delta, direction).any(-1)
+        for ends, gradients in chain.ends:
+            for gradient in gradients.values():
+                read[ends, every] |= gradient[layer * chain.directions + direction].any(-1)
+        if bool(read[0].any()) and not bool(read[1:].any()):
+            found.append(chain.called(layer, direction))
+    return tuple(found)
 
 
 def _seen(chain: _Chain, layer: int, direction: int, along: Trajectory, delta: Tensor) -> Sighting:
@@ -465,7 +507,9 @@ def _seen(chain: _Chain, layer: int, direction: int, along: Trajectory, delta: T
         given = checked(along, whole.masked_fill(~along.running().unsqueeze(-1), 0.0))
     except FlowError as error:
         raise FlowError(f"{chain.called(layer, direction)}: {error}") from None
-    return Sighting(chain.called(layer, direction), along, given, float("nan"), tuple(notes))
+    suffix = f"_l{layer}{'_reverse' * direction}"
+    of = place_of(chain.cells[layer], chain.path, chain.kind, layer, direction, suffix, run=chain.run)
+    return Sighting(chain.called(layer, direction), along, given, float("nan"), tuple(notes), of, chain.use)
 
 
 def _to_input(seen: Sighting) -> Tensor:
