@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-T, B, I, H = 24, 6, 3, 8
+T, B, I, H = 24, 6, 3, 8  # noqa: E741
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,17 @@ def _cells(between: Callable[[int, tuple[Tensor, ...]], tuple[Tensor, ...]]) -> 
     return loss
 
 
+def _each_answers(between: Callable[[int, tuple[Tensor, ...]], tuple[Tensor, ...]]) -> Callable[[nn.Module], Tensor]:
+    def loss(cell: nn.Module) -> Tensor:
+        x, state, total = _x(), torch.zeros(B, H), torch.zeros(())
+        for t in range(T):
+            state = cell(x[:, t], between(t, (state,))[0])
+            total = total + state.square().sum()
+        return total
+
+    return loss
+
+
 def _detached(_: int, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(part.detach() for part in parts)
 
@@ -136,10 +147,16 @@ def _nan_backward(layer: nn.Module) -> Tensor:
 
 
 FAULTS = (
-    Fault("detach before each step", _layer(nn.LSTM), _stepwise(_detached), ("detaches its state before every step",)),
-    Fault("detach and clone before each step", _layer(nn.GRU), _stepwise(_copied), ("before every step", "1 step is")),
-    Fault("a cell detached before each step", lambda: nn.LSTMCell(I, H), _cells(_detached), ("before every step",)),
-    Fault("a GRU cell detached before each step", lambda: nn.GRUCell(I, H), _cells(_copied), ("before every step",)),
+    Fault("detach before each step", _layer(nn.LSTM), _stepwise(_detached), ("nothing before this window of 1 step is",)),
+    Fault("detach and clone before each step", _layer(nn.GRU), _stepwise(_copied), ("nothing before this window of 1 step is",)),
+    Fault("a cell detached before each step", lambda: nn.LSTMCell(I, H), _cells(_detached), ("nothing before this window of 1 step is",)),
+    Fault("a GRU cell detached before each step", lambda: nn.GRUCell(I, H), _cells(_copied), ("nothing before this window of 1 step is",)),
+    Fault(
+        "every step answers, each detached",
+        lambda: nn.GRUCell(I, H),
+        _each_answers(_detached),
+        ("detaches its state before every step", "1 step is"),
+    ),
     Fault("detached now and then", _remembering(), _stepwise(_every_six), ("detaches its state 3 times", "6 steps")),
     Fault("a window shorter than the lag", _remembering(), _window, ("detached state", "12 steps", "is 20"), lag=20),
     Fault("padding read", _layer(nn.LSTM), _padded, ("60 steps of padding",), not_named=("gate",)),

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class CellCatcher:
         self._count = self._idle = 0  # calls that were caught; that no gradient can come back to
         self._makers: WeakValueDictionary[Key, Step] = WeakValueDictionary()  # output -> the last call that put it out
         self._owners: WeakValueDictionary[Key, Step] = WeakValueDictionary()  # and the first
-        self._recent: deque[Step] = deque(maxlen=_RECENT)  # the last calls
+        self._recent: deque[ref[Step]] = deque(maxlen=_RECENT)  # the last calls; one whose graph is gone goes with it
         self._answered: dict[int, Step] = {}  # number -> call
         self._weights: Snapshot | None = None
         self._compared: set[tuple[int, int]] = set()  # backward passes and snapshots
@@ -225,7 +225,7 @@ class CellCatcher:
             step.at, step.fed = before.at + 1, before.fed
         if not step.fed and step.at <= _AT_THE_START:
             step.fed = self._origin(x) is not None
-        self._recent.append(step)
+        self._recent.append(ref(step))
         self._await(x, state, new, step, way.slopes)
 
     def _was_carried(self, state: Mapping[str, Tensor]) -> bool:
@@ -239,7 +239,7 @@ class CellCatcher:
         exact = next((step for part in state.values() if (step := self._makers.get(key_of(part)))), None)
         if exact is not None and all(exact.keys[part] == key_of(state[part]) for part in exact.keys):
             return _Way(exact)
-        recent = list(self._recent)
+        recent = [step for its in self._recent if (step := its()) is not None]
         if not any(part.requires_grad for part in state.values()):
             same = (step for step in reversed(recent) if step.B == B and _carried(step, state))
             before = next(same, None)

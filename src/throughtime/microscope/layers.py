@@ -63,7 +63,6 @@ class LayerCatcher:
         self._calls: list[ref[Call]] = []  # a call whose graph is gone without a gradient goes with it,
         self._kept: list[Call] = []  # one that a gradient came back to stays
         self._finals: list[tuple[ref[Call], dict[str, _Final]]] = []  # where the module put them
-        self._last: Call | None = None  # what was cut off keeps nothing else alive
         self._ahead: _Ahead | None = None  # what the call goes on from
         self._weights: Snapshot | None = None  # of the last call
         self._count = 0  # calls that were caught
@@ -252,7 +251,6 @@ class LayerCatcher:
         if call.number % _TIDY == 0:
             self._tidy()
         self._calls.append(ref(call))
-        self._last = call
         self._finals.append((ref(call), {part: _Final.of(tensor) for part, tensor in final.items()}))
         self._await(stacked, call, call.came, OUTPUT)
         for part, tensor in final.items():
