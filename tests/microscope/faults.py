@@ -147,10 +147,27 @@ def _nan_backward(layer: nn.Module) -> Tensor:
 
 
 FAULTS = (
-    Fault("detach before each step", _layer(nn.LSTM), _stepwise(_detached), ("nothing before this window of 1 step is",)),
-    Fault("detach and clone before each step", _layer(nn.GRU), _stepwise(_copied), ("nothing before this window of 1 step is",)),
-    Fault("a cell detached before each step", lambda: nn.LSTMCell(I, H), _cells(_detached), ("nothing before this window of 1 step is",)),
-    Fault("a GRU cell detached before each step", lambda: nn.GRUCell(I, H), _cells(_copied), ("nothing before this window of 1 step is",)),
+    Fault(
+        "detach before each step", _layer(nn.LSTM), _stepwise(_detached), ("nothing before this window of 1 step is",)
+    ),
+    Fault(
+        "detach and clone before each step",
+        _layer(nn.GRU),
+        _stepwise(_copied),
+        ("nothing before this window of 1 step is",),
+    ),
+    Fault(
+        "a cell detached before each step",
+        lambda: nn.LSTMCell(I, H),
+        _cells(_detached),
+        ("nothing before this window of 1 step is",),
+    ),
+    Fault(
+        "a GRU cell detached before each step",
+        lambda: nn.GRUCell(I, H),
+        _cells(_copied),
+        ("nothing before this window of 1 step is",),
+    ),
     Fault(
         "every step answers, each detached",
         lambda: nn.GRUCell(I, H),

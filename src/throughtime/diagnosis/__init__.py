@@ -34,6 +34,7 @@ _SERIOUS_FIRST = ("serious", "warning", "note", "good")
 # Of a layer for which one of these is found, what follows from it is not told once more, and no other cure is advised.
 _CAUSES = {non_finite.__name__, wrong_end.__name__, cut.__name__, padding.__name__, shut.__name__}
 _FOLLOWS = {vanishing.__name__, forgetting.__name__, saturation.__name__, reach.__name__}
+_ELSEWHERE = {baseline.__name__, clipping.__name__}  # faults that a gradient that reaches far enough does not exclude
 
 __all__ = ["RULES", "Case", "Rule", "diagnose"]
 
@@ -95,7 +96,8 @@ def _stands(finding: Finding, beside: list[Finding]) -> bool:
     """Whether no finding beside it is its cause, and it is no good news beside a fault of the same layer."""
     if finding.rule in _FOLLOWS and any(other.rule in _CAUSES and other.severity != "note" for other in beside):
         return False
-    return finding.severity != "good" or all(other.severity not in ("serious", "warning") for other in beside)
+    against = (other for other in beside if other.rule not in _ELSEWHERE)
+    return finding.severity != "good" or all(other.severity not in ("serious", "warning") for other in against)
 
 
 def _verdict(cases: list[Case], ordered: list[Finding]) -> Finding:

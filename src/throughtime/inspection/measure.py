@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +68,20 @@ def measure(path: Path, name: str, asked: Asked, say: Say = lambda _: None) -> M
         say(f"calling {name} in {path}")
         made = factory.make(taken.card, batches) if batches is not None else factory.make(taken.card)
         say("measuring one training step")
-        return _step(made, path, name, taken, target, asked)
+        with _threads_that_are_free():
+            return _step(made, path, name, taken, target, asked)
+
+
+@contextmanager
+def _threads_that_are_free() -> Iterator[None]:
+    """As many threads as the machine has idle cores: on a busy one, threads that wait for each other cost most."""
+    before = torch.get_num_threads()
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    torch.set_num_threads(max(1, min(before, round((os.cpu_count() or 1) - busy))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _read(asked: Asked) -> tuple[Specimen, Batches | None]:
