@@ -41,8 +41,10 @@ def take_gated(case: Case) -> str:
     place = case.flow.place if case.flow is not None else None
     if place is None:
         return ""
-    cells = place.kind.endswith("Cell")
-    return f"{module(place)} = torch.nn.{'GRUCell' if cells else 'GRU'}(...)  # the same sizes as {place.kind}"
+    gated = "torch.nn.GRUCell(...)" if place.kind.endswith("Cell") else "torch.nn.GRU(...)"
+    named = module(place)
+    put = f'model.set_submodule("{place.module}", {gated})' if named.endswith(")") else f"{named} = {gated}"
+    return f"{put}  # the same sizes as {place.kind}"
 
 
 CLIP = "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # between backward() and step()"
