@@ -19,6 +19,7 @@ from throughtime.inspection import calling, specimen
 from throughtime.inspection.factory import Loss, Made, check, load, place, seeded, short, theirs
 from throughtime.inspection.specimen import SEQUENCES, Batches, Specimen
 from throughtime.inspection.witness import witness
+from throughtime.microscope.finding import find, nothing
 from throughtime.microscope.watcher import Watch, watch
 from throughtime.records import DataCard, FlowRecord, Measurement
 from throughtime.study import surroundings
@@ -122,6 +123,9 @@ def _step(made: Made, path: Path, name: str, taken: Specimen, target: torch.devi
         torch.device("cpu") if first is None else first.device,
         torch.get_default_dtype() if first is None else first.dtype,
     )
+    why = nothing(model, find(model))
+    if why:
+        raise FlowError(why)
     call = calling.arrange(model, here)
     watching = watch(model, every=1, derivative=asked.derivative, thorough=True, sequences=LOOKED_AT, lag=asked.lag)
     with torch.enable_grad(), watching, witness(model) as seen:

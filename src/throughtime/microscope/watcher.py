@@ -23,7 +23,7 @@ from throughtime.flow.credit import Derivative
 from throughtime.flow.survey import Extent, survey
 from throughtime.microscope.catcher import Catcher
 from throughtime.microscope.cells import CellCatcher
-from throughtime.microscope.finding import LOOKED_FOR, find
+from throughtime.microscope.finding import find, nothing
 from throughtime.microscope.health import Health
 from throughtime.microscope.hearing import Ear, inside_backward
 from throughtime.microscope.layers import LayerCatcher
@@ -168,8 +168,7 @@ class Watch:
     @property
     def left_out(self) -> tuple[str, ...]:
         """What could not be watched, and why; what is limited inside a record is in the record's own `left_out`."""
-        nothing = (self._nothing,) if self._nothing and not self._refused else ()
-        return tuple(dict.fromkeys((*nothing, *self._refused, *self._missed.values(), *self._unseen())))
+        return tuple(dict.fromkeys((*self._refused, *self._missed.values(), *self._unseen())))
 
     def scalars(self) -> dict[str, float]:
         """Numbers of the last step that was measured, for a tracker; NaN where a number is not known.
@@ -207,11 +206,9 @@ class Watch:
         found = find(self._model)
         self._refused = dict.fromkeys(found.refused)
         self._started = True
-        if not found.watchable:
-            whole = f"there is nothing to watch in {type(self._model).__name__}"
-            why = f"{whole}: {' '.join(found.refused)}" if found.refused else f"{whole}: looked for {LOOKED_FOR}."
-            self._nothing = why
-            warnings.warn(why, FlowWarning, stacklevel=2)
+        self._nothing = nothing(self._model, found)
+        if self._nothing:
+            warnings.warn(self._nothing, FlowWarning, stacklevel=2)
         paths = {id(module): path for path, module in self._model.named_modules()}
         for name, module in found.watchable:
             kind = CellCatcher if isinstance(module, nn.RNNCellBase | Cell) else LayerCatcher
