@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -51,7 +52,8 @@ class Health:
             given = isinstance(fed, Tensor) and fed.is_floating_point() and not _finite(fed)
             weights = not all(_finite(w) for w in module.parameters(recurse=False))
             found(data, "forward", input=given, weights=weights)
-        elif data.grad_fn is not None and torch.is_grad_enabled():
+        elif data.grad_fn is not None and not isinstance(module, nn.RNNCellBase | Cell):
+            # of a cell, called at every step, the gradient of its weights is looked at alone: that costs next to nothing
             number = data.output_nr
 
             def came(gradients: tuple[Tensor | None, ...]) -> None:
@@ -77,7 +79,7 @@ def _output(output: Any) -> Any:
 def _finite(values: Tensor) -> bool:
     """Whether all are: one sum, and a closer look if that is not finite, as it may have overflowed."""
     values = values.detach()
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+    return math.isfinite(values.sum().item()) or bool(torch.isfinite(values).all())
 
 
 def _place(lost: Tensor, packed: PackedSequence | None, batch_first: bool, cell: bool) -> tuple[int | None, int | None]:
