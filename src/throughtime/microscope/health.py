@@ -53,7 +53,7 @@ class Health:
             weights = not all(_finite(w) for w in module.parameters(recurse=False))
             found(data, "forward", input=given, weights=weights)
         elif data.grad_fn is not None and not isinstance(module, nn.RNNCellBase | Cell):
-            # of a cell, called at every step, the gradient of its weights is looked at alone: that costs next to nothing
+            # of a cell, called at every step, the gradient of its weights alone is looked at, which costs little
             number = data.output_nr
 
             def came(gradients: tuple[Tensor | None, ...]) -> None:
