@@ -28,6 +28,10 @@ class FlowError(ThroughtimeError):
     """A measure of gradient flow is not defined for what it was given."""
 
 
+class FlowWarning(UserWarning):
+    """A training goes on without being watched, or with less of it than was asked for; says why."""
+
+
 class TrainingError(ThroughtimeError):
     """Training cannot start or go on: a non-finite loss, settings that contradict each other."""
 

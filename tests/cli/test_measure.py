@@ -358,7 +358,7 @@ BAD = {
     "targets that are words": (["model.py:make", "--data", "words.npz"], "y holds <U1"),
     "no such data": (["model.py:make", "--data", "gone.csv"], "gone.csv"),
     "no such batch": (["model.py:make", "--data", "gone.npz"], "gone.npz: no such file"),
-    "reading that does not fit": (["model.py:make", *BATCH, "--lag", "3"], "--lag"),
+    "reading that does not fit": (["model.py:make", *BATCH, "--samples", "3"], "--samples"),
     "states that are not numbers": (["model.py:broken", *BATCH], "rnn"),
     "sequences for steps": (["model.py:transposed", *BATCH], "pass --time-first"),
     "steps for sequences": (

@@ -15,7 +15,9 @@ from throughtime.records import (
     FlowRecord,
     GateStats,
     LagProfile,
+    MemoryGate,
     ModelCard,
+    Place,
     RunRecord,
     Settings,
     Study,
@@ -70,7 +72,14 @@ def flow(rate: float = 0.99, T: int = 101, cell: str = "elman", **changes: Any) 
         gates={},
         saturation={},
     )
-    return replace(record, **changes)
+    record = replace(record, **changes)
+    if record.place is None:
+        rows = (0, record.H)
+        memory = tuple(MemoryGate(g, 1, "bias_ih_l0", rows) for g in ("forget", "update") if g in record.gates)
+        layer = int(record.layer.rpartition(".")[2]) if record.layer.startswith("recurrent.") else 0
+        place = Place("recurrent", "RNN", layer, ours=record.layer.startswith("recurrent."), memory=memory)
+        record = replace(record, place=place)
+    return record
 
 
 def bounds(gamma_lambda: float, T: int = 101) -> BoundRecord:

@@ -269,7 +269,7 @@ def test_one_unit_that_remembers_is_enough() -> None:
 
 
 def test_a_gate_that_starts_shut() -> None:
-    shut = replace(gated(0.5, moment="before"), gates={"update": gate(0.0)})
+    shut = flow(0.5, cell="gru", ports={"carousel": np.zeros(101)}, gates={"update": gate(0.0)}, moment="before")
     assert "keeps 0 of a memory" in one("forgetting", study(run(shut, label="gru"))).title
 
 

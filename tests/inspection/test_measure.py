@@ -231,7 +231,15 @@ def test_of_several_things_the_first_is_judged():
     found = calling.judge((scores, torch.zeros(1)), specimen(y), None)
     assert "of the first thing that forward returns" in found.how
     with pytest.raises(InputError, match=r"returns a dict.*\(model, loss\)"):
-        calling.judge({"logits": scores}, specimen(y), None)
+        calling.judge({"scores": scores}, specimen(y), None)
+
+
+def test_of_a_dict_the_logits_are_judged():
+    """As Hugging Face models return them; a ModelOutput is a dict, too."""
+    scores, y = torch.randn(B, 3, requires_grad=True), torch.tensor([0, 2, 1, 2])
+    found = calling.judge({"loss": None, "logits": scores}, specimen(y), None)
+    assert found.loss.item() == pytest.approx(nn.functional.cross_entropy(scores, y).item())
+    assert '"logits"' in found.how
 
 
 def test_torchs_own_losses_are_called_as_they_ask():
@@ -474,11 +482,11 @@ def test_a_damaged_measurement_says_so(whole):
         kept.read_records(folder / "m")
 
 
-def test_each_layer_is_judged_for_itself_and_nothing_is_to_be_typed(whole):
+def test_each_layer_is_judged_for_itself_and_no_command_of_ours_is_advised(whole):
     measurement, _ = whole
     (flow,) = measurement.flows
     two = replace(measurement, flows=(flow, replace(flow, layer="above")))
     findings = tt.diagnose(two)
     assert {finding.cell for finding in findings} == {"rnn", "above"}
-    assert all(not finding.command for finding in findings)
+    assert not any("throughtime" in finding.command for finding in findings)
     assert all("training" not in finding.title for finding in findings)

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from tests.integrations import task
-from throughtime.errors import FlowError, InputError
+from throughtime.errors import FlowWarning, InputError
 from throughtime.integrations.lightning import FlowCallback
 
 # What Lightning says of torch, of a GPU beside, and of loaders as small as these.
@@ -85,8 +85,8 @@ def test_the_training_is_bitwise_the_same(tmp_path) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in watched.model.modules())
 
 
-def test_a_module_without_a_recurrent_layer_is_refused_at_the_start(tmp_path) -> None:
-    with pytest.raises(FlowError, match="nothing to watch in Lit"):
+def test_a_module_without_a_recurrent_layer_is_trained_with_a_warning(tmp_path) -> None:
+    with pytest.warns(FlowWarning, match="nothing to watch in Lit"):
         fit(tmp_path, FlowCallback(), module=task.Flat())
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from tests.integrations import task
-from throughtime.errors import FlowError, InputError
+from throughtime.errors import FlowWarning, InputError
 from throughtime.integrations.transformers import FlowCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*no accelerator is found")
@@ -77,8 +77,8 @@ def test_with_accumulated_gradients_each_backward_pass_is_a_step(tmp_path) -> No
     assert [entry["step"] for entry in logged] == [1, 2, 4, 5]
 
 
-def test_a_model_without_a_recurrent_layer_is_refused_at_the_start(tmp_path) -> None:
-    with pytest.raises(FlowError, match="nothing to watch in Flat"):
+def test_a_model_without_a_recurrent_layer_is_trained_with_a_warning(tmp_path) -> None:
+    with pytest.warns(FlowWarning, match="nothing to watch in Flat"):
         trained(tmp_path, model=task.Flat(), every=1)
 
 

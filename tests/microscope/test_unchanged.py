@@ -191,8 +191,11 @@ def test_a_graph_that_swallowed_a_cell(before: bool, forgetful_compiler: None) -
         output.sum().backward()
     assert torch.equal(output.detach(), expected)
     (sentence,) = (sentence for sentence in flow.left_out if "reached the weights" in sentence)
-    assert "a gradient reached the weights of layer, but none of its calls was seen: the model was compiled" in sentence
-    with pytest.raises(FlowError, match="none of its calls was seen: the model was compiled into one graph"):
+    assert (
+        "a gradient reached the weights of layer, but none of its calls was seen: something calls layer.f" in sentence
+    )
+    assert "Or the model was compiled into one graph" in sentence
+    with pytest.raises(FlowError, match="Or the model was compiled into one graph"):
         flow.record  # noqa: B018
 
 

@@ -16,7 +16,7 @@ import throughtime as tt
 from tests.microscope.loops import Translator, by_leaves, sentences
 from tests.microscope.small import LAYERS, Reader, Short, assert_no_hooks, batch, step
 from tests.tolerances import MEASURE, near
-from throughtime.errors import FlowError
+from throughtime.errors import FlowError, FlowWarning
 from throughtime.microscope import Watch
 
 # -- what is measured
@@ -105,14 +105,48 @@ def test_numbers_for_a_tracker() -> None:
     assert all(isinstance(value, float) and math.isfinite(value) for value in scalars.values())
 
 
-def test_what_is_not_finite_is_no_scalar() -> None:
+def test_what_is_not_finite_is_nan_for_a_tracker() -> None:
     model = Short(nn.RNN)
     with torch.no_grad():
         model.layer.weight_hh_l0.zero_()
     with tt.watch(model) as flow:
         model(batch()).sum().backward()
     assert flow.record.adjoint[0] == -torch.inf
-    assert "flow/layer/gradient_at_start" not in flow.scalars()
+    assert math.isnan(flow.scalars()["flow/layer/gradient_at_start"])
+
+
+def test_after_nan_no_old_number_goes_to_a_tracker() -> None:
+    """Between due steps too, and the names stay."""
+    model = Short(nn.LSTM)
+    with tt.watch(model, every=10) as flow:
+        step(model)
+        good = flow.scalars()
+        assert not math.isnan(good["flow/layer/gradient_at_end"])
+        x = batch(B=40)
+        x[3, 37] = torch.nan
+        model(x).sum().backward()
+        assert flow.scalars().keys() == good.keys()
+        assert all(math.isnan(value) for value in flow.scalars().values())
+        (first, *_) = flow.non_finite
+        assert (first.layer, first.way, first.sequence, first.step, first.update) == ("layer", "forward", 37, 3, 1)
+    assert "step 3 of sequence 37, forward, in training step 1" in tt.diagnose(flow)[0].title
+
+
+def test_names_for_a_tracker_stay_and_are_few_whatever_the_loop_does() -> None:
+    layer = nn.LSTM(3, 4)
+    seen = []
+    with tt.watch(layer, every=1) as flow:
+        for length in (12, 5):
+            state, total = None, 0.0
+            for x in batch(T=length):
+                output, state = layer(x[None], state)
+                state = tuple(part.detach() * 1.0 for part in state)
+                total = total + output.sum()
+            total.backward()
+            seen.append(set(flow.scalars()))
+            assert [record.T for record in flow.records] == [length]
+    assert seen[0] == seen[1]
+    assert len(seen[0]) < 12
 
 
 # -- which steps
@@ -240,10 +274,36 @@ def why_not(flow: Watch) -> str:
 
 
 def test_nothing_recurrent() -> None:
-    with pytest.raises(FlowError, match=r"nothing to watch in Linear: looked for nn\.RNN, nn\.LSTM, nn\.GRU, nn"):
-        tt.watch(nn.Linear(2, 3)).start()
-    with pytest.raises(FlowError, match=r"nothing to watch in Sequential: 0 \(LSTM\) cannot be watched: it has a proj"):
+    """The training goes on with a warning; who asks for a record is told why there is none."""
+    model = nn.Linear(2, 3)
+    with (
+        pytest.warns(FlowWarning, match=r"nothing to watch in Linear: looked for nn\.RNN, nn\.LSTM, nn\.GRU, nn"),
+        tt.watch(model) as flow,
+    ):
+        model(torch.ones(1, 2)).sum().backward()
+    assert "nothing to watch in Linear" in why_not(flow)
+    assert flow.scalars() == {}
+    with pytest.warns(
+        FlowWarning, match=r"nothing to watch in Sequential: 0 \(LSTM\) cannot be watched: it has a proj"
+    ):
         tt.watch(nn.Sequential(nn.LSTM(3, 4, proj_size=2))).start()
+
+
+def test_a_wrapper_that_goes_past_the_modules_call_is_named() -> None:
+    """Weight drop as awd-lstm-lm writes it calls `self.module.forward`, which runs no hook."""
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.LSTM(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.module.forward(x)[0]
+
+    model = Wrapped()
+    with tt.watch(model) as flow:
+        model(batch()).sum().backward()
+    assert "something calls module.forward(...) in place of module(...)" in why_not(flow)
 
 
 def test_what_cannot_be_watched_beside_what_can() -> None:

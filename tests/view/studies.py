@@ -18,9 +18,11 @@ from throughtime.records import (
     GateStats,
     LagProfile,
     LyapunovRecord,
+    MemoryGate,
     ModelCard,
     ParameterCredit,
     PathRecord,
+    Place,
     RunRecord,
     Settings,
     SingularRecord,
@@ -175,6 +177,9 @@ def flow(
         lyapunov=exponents(H * len(parts), -2 * fall), singular=stretching(H * len(parts), T, -2 * fall),
         examples=tuple(example(steps, cell, rng) for _ in range(2)),
         left_out=("Transport of single units: asked for medians only.",),
+        place=Place("recurrent", cell, ours=True, memory=tuple(
+            MemoryGate(name, 1, "bias_ih_l0", (0, H)) for name in ("forget", "update") if name in GATES[cell]
+        )),
     )  # fmt: skip
 
 

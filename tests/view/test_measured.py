@@ -11,16 +11,21 @@ import pytest
 import throughtime as tt
 from tests.view import studies
 from throughtime.errors import InputError
-from throughtime.records import Measurement
+from throughtime.records import Measurement, Place
 from throughtime.view.report import page
 from throughtime.view.subject import subject
 
 
 def measurement(**changed) -> Measurement:
     flows = (
-        replace(studies.flow("lstm", "during", 0), layer="encoder.l0", examples=()),
-        replace(studies.flow("lstm", "during", 0, last_only=True), layer="encoder.l1", examples=()),
-        replace(studies.flow("gru", "during", 0, T=48), layer="decoder", examples=()),
+        replace(studies.flow("lstm", "during", 0), layer="encoder.l0", place=Place("encoder", "LSTM"), examples=()),
+        replace(
+            studies.flow("lstm", "during", 0, last_only=True),
+            layer="encoder.l1",
+            place=Place("encoder", "LSTM", 1),
+            examples=(),
+        ),
+        replace(studies.flow("gru", "during", 0, T=48), layer="decoder", place=Place("decoder", "GRU"), examples=()),
     )
     whole = Measurement(
         title="Translator of my_model.py",

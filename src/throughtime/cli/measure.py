@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = (
     "Example: throughtime measure my_model.py:make --data reviews.csv\n\n"
-    "Example: throughtime measure my_model.py:make --data batch.npz --time-first\n\n"
+    "Example: throughtime measure my_model.py:make --data batch.npz --time-first --lag 20\n\n"
     "Example: throughtime measure runs/digits"
 )
 
@@ -100,11 +100,14 @@ def run(
     check_free(place, overwrite=overwrite)
     whole = place.absolute()  # before code is run that may go to another folder
 
+    from throughtime.data.front import known
     from throughtime.inspection.measure import Asked, measure
     from throughtime.inspection.runs import measure_again
 
     command = shlex.join(["throughtime", *sys.argv[1:]])
-    asked = Asked(data, given(reading), batch, seed, device, tuple(layer or ()), time_first, derivative.value, command)
+    how = given(reading)
+    lag = None if data in known() or not file else how.pop("lag", None)  # a generated task is made with it
+    asked = Asked(data, how, batch, seed, device, tuple(layer or ()), time_first, derivative.value, command, lag)
     with _interruptible(), _saying() as say:
         measured = measure(Path(file), name, asked, say) if file else measure_again(folder, asked, say)
         say("writing the report")

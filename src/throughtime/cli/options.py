@@ -102,7 +102,14 @@ class Reading:
     max_length: Annotated[int | None, _option(_DATA, "Longest sequence; longer ones keep their end.", min=2)] = None
     vocabulary: Annotated[int | None, _option(_DATA, "Most words or characters known.")] = None
     minimum_count: Annotated[int | None, _option(_DATA, "How often a word must occur in training to be known.")] = None
-    lag: Annotated[int | None, _option(_DATA, "Generated tasks: how many steps lie between cause and effect.")] = None
+    lag: Annotated[
+        int | None,
+        _option(
+            _DATA,
+            "Generated tasks: how many steps lie between cause and effect. In measure, of "
+            "other data: how many steps back has to be learned.",
+        ),
+    ] = None
     samples: Annotated[int | None, _option(_DATA, "Generated tasks: how many sequences to learn from.")] = None
     split: Annotated[tuple[float, float, float] | None, _option(_DATA, "Shares of train, valid and test, as in 0.8 0.1 "
                                                                        "0.1.")] = None  # fmt: skip

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from throughtime.diagnosis.thresholds import LEARNED
 from throughtime.records import DataCard, Evaluation, FlowRecord, RunRecord
 
@@ -31,25 +33,34 @@ class Case:
     named: str = ""  # a layer of somebody's own model, measured as it is
 
     @property
+    def strange(self) -> bool:
+        """Whether the layer is in a model of somebody's own: there is no command of ours that trains it."""
+        place = self.flow.place if self.flow is not None else None
+        return bool(self.named) or (place is not None and not place.ours)
+
+    @property
     def cell(self) -> str:
         """How the run is named, or the layer of a model of somebody's own, else the cell."""
         if self.named:
             return self.named
         if self.run is not None:
             return self.run.label
-        return self.flow.cell if self.flow is not None else ""
+        if self.flow is None:
+            return ""
+        return self.flow.layer if self.strange else self.flow.cell
 
     @property
     def subject(self) -> str:
         """The start of a finding's title."""
-        if self.layers > 1 and self.flow is not None:
-            return f"{self.cell} ({self.flow.layer.replace('recurrent.', 'layer ')})"
+        if self.layers > 1 and self.flow is not None and not self.strange:
+            place = self.flow.place
+            return f"{self.cell} ({self.flow.layer if place is None else f'layer {place.layer}'})"
         return self.cell
 
     @property
     def when(self) -> str:
         """The moment of the flow that is judged, in words."""
-        if self.named:
+        if self.strange:
             return "here"
         moment = self.flow.moment if self.flow is not None else "after"
         return {"before": "before training", "during": "while training", "after": "after training"}[moment]
@@ -67,19 +78,42 @@ class Case:
     @property
     def need(self) -> Need | None:
         """How far back it has to reach; None where every step answers for itself and no lag is known."""
+        if self.flow is not None and self.flow.lag is not None:
+            return Need(self.flow.lag, known=True)
         if self.data is not None and self.data.lag is not None:
             return Need(self.data.lag, known=True)
         if not self._answers_once():
             return None
-        if self.data is not None:
+        if self.data is not None and not self.strange:
             return Need(max(0, self.data.lengths[1] - 1), known=False)
-        return Need(max(0, self.flow.T - 1), known=False) if self.flow is not None else None
+        if self.flow is None:
+            return None
+        use = self.flow.use
+        if use is not None and bool((use.last >= 0).any()):
+            return Need(int(np.median(use.last[use.last >= 0])), known=False)
+        return Need(max(0, self.flow.T - 1), known=False)
 
     def _answers_once(self) -> bool:
-        """Whether the loss hangs on one step's output alone, so that all else must come through time."""
+        """Whether the loss depends on one step's output of each sequence alone, so that all else comes through time."""
         if self.run is not None:
             return self.run.model.readout == "last"
-        return self.flow is not None and sum(math.isfinite(value) for value in self.flow.direct.tolist()) == 1
+        if self.flow is None:
+            return False
+        if self.flow.use is not None:
+            return int(self.flow.use.sources.max(initial=0)) == 1
+        return sum(math.isfinite(value) for value in self.flow.direct.tolist()) == 1
+
+    @property
+    def short(self) -> bool:
+        """Whether the gradient does not reach as far back as is needed: judged by each sequence's own last step."""
+        need, horizon = self.need, self.horizon
+        if need is None or horizon is None:
+            return False
+        use = self.flow.use if self.flow is not None else None
+        if need.known or use is None or int(use.sources.max(initial=0)) != 1:
+            return horizon < need.steps and not self.censored
+        there = use.horizons >= 0
+        return bool(there.any()) and float((use.horizons[there] < use.last[there]).mean()) >= 0.5
 
     @property
     def result(self) -> Evaluation | None:

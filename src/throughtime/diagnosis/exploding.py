@@ -10,6 +10,7 @@ import numpy as np
 
 from throughtime.diagnosis.case import Case
 from throughtime.diagnosis.thresholds import EXPLODES, GROWS, JUDGED, RECENT, SPIKE
+from throughtime.diagnosis.torch_lines import CLIP, orthogonal
 from throughtime.diagnosis.wording import command, factor
 from throughtime.records import Finding, Floats, FlowRecord
 
@@ -58,7 +59,9 @@ def exploding(case: Case) -> Iterator[Finding]:
         advice="Clip lower, at the norm usual before it, and begin with recurrent matrices that stretch nothing."
         if clipped
         else "Clip the gradient's norm, and begin with recurrent matrices that stretch nothing.",
-        command=command(case, clip=threshold, init="orthogonal"),
+        command="\n".join((CLIP, orthogonal(case)))
+        if case.strange
+        else command(case, clip=threshold, init="orthogonal"),
         check="If the norms stay as uneven though ‖J_k‖₂ starts at 1, the loss explodes and not the way through time.",
     )
 

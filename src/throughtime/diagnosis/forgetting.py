@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from throughtime.diagnosis.case import Case
-from throughtime.diagnosis.thresholds import KEEPING, SHARE
+from throughtime.diagnosis.thresholds import SHARE
 from throughtime.diagnosis.wording import command, factor, steps
 from throughtime.records import Finding
 
@@ -19,7 +19,7 @@ def forgetting(case: Case) -> Iterator[Finding]:
         return
     if "carousel" not in case.before.ports:
         return
-    name = next((gate for gate in KEEPING if gate in case.before.gates), None)
+    name = next((its.gate for its in case.before.memory_gates if its.sign > 0 and its.gate in case.before.gates), None)
     if name is None:
         return
     lag, stats = case.need.steps, case.before.gates[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from throughtime.diagnosis.case import Case
-from throughtime.diagnosis.wording import command, steps
+from throughtime.diagnosis.wording import command, fading, steps
 from throughtime.records import Finding
 
 
@@ -17,6 +17,9 @@ def reach(case: Case) -> Iterator[Finding]:
     if flow is None or horizon is None:
         yield _unmeasured(case)
         return
+    if flow.T == 1:
+        yield _one_step(case)
+        return
     at_least = "at least " if case.censored else ""
     evidence = [
         f"The median over {int(flow.lags.pairs.max(initial=0))} pairs of steps is 1% or more up to lag {horizon}, "
@@ -25,6 +28,8 @@ def reach(case: Case) -> Iterator[Finding]:
     ]
     if flow.half_life is not None:
         evidence.append(f"Half of it is gone at lag {flow.half_life}.")
+    if fading(flow):
+        evidence.append(fading(flow))
     if need is None:
         yield Finding(
             rule="reach",
@@ -37,7 +42,7 @@ def reach(case: Case) -> Iterator[Finding]:
             command="",
             check="Shuffle what lies further back than this in the inputs: if the score falls, the model does use it.",
         )
-    elif horizon >= need.steps:
+    elif not case.short and (horizon >= need.steps or not need.known):
         wanted = f"the task's lag is {need.steps}" if need.known else f"the first step lies {need.steps} back"
         yield Finding(
             rule="reach",
@@ -45,7 +50,7 @@ def reach(case: Case) -> Iterator[Finding]:
             cell=case.cell,
             title=f"{case.subject}: {case.when} 1% of the gradient reaches {at_least}{steps(horizon)} back; {wanted}.",
             evidence=tuple(evidence),
-            advice="Nothing stands in the way of learning at this lag; if it does not learn, look elsewhere first.",
+            advice="The gradient reaches this lag; if it is not learned, look elsewhere first.",
             command="",
             check="Train on a longer lag: the score should hold as long as the horizon does.",
         )
@@ -61,6 +66,19 @@ def reach(case: Case) -> Iterator[Finding]:
             command="",
             check="The horizon of that measurement says it.",
         )
+
+
+def _one_step(case: Case) -> Finding:
+    return Finding(
+        rule="reach",
+        severity="note",
+        cell=case.cell,
+        title=f"{case.subject}: {case.when} a run has one step, so nothing of its gradient goes through time.",
+        evidence=("One call with one step, whose state came from no call that was seen.",),
+        advice="Watch a step in which the layer reads a sequence, or is called step by step with the state it put out.",
+        command="",
+        check="The record then has more steps than one.",
+    )
 
 
 def _unmeasured(case: Case) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from throughtime.diagnosis.case import Case, Need
-from throughtime.diagnosis.thresholds import KEEPING
+from throughtime.diagnosis.torch_lines import open_gates, take_gated
 from throughtime.diagnosis.wording import command
 
 
@@ -28,14 +28,23 @@ def remedy(case: Case, need: Need) -> Remedy:
             f"If the horizon after training still falls under {need.steps} at that rate, the task rewards forgetting.",
         )
     flow = case.flow
-    if flow is not None and "carousel" in flow.ports and any(gate in flow.gates for gate in KEEPING):
+    if flow is not None and "carousel" in flow.ports and flow.memory_gates:
+        lines = open_gates(case, lag) if case.strange else ""
         return Remedy(
-            f"Open the gate that keeps memory from the start, its bias spread for lags up to {lag}.",
-            command(case, chrono=lag),
+            f"Open the gate that keeps memory from the start, its bias spread for lags up to {lag}"
+            + (": before training, paste the lines below." if lines else "."),
+            lines or command(case, chrono=lag),
             f"If the untrained net then reaches {need.steps} back and scores no better, the gradient was no obstacle.",
+        )
+    if flow is not None and flow.step_gain.size and "carousel" in flow.ports and case.strange:
+        return Remedy(
+            "Its memory is handed on without weights, but it names no gate (`clock`) whose bias could hold it longer: "
+            "look at what its step does to the part that the carousel reads.",
+            "",
+            f"If the net then reaches {need.steps} back and scores no better, the gradient was no obstacle.",
         )
     return Remedy(
         "No path hands the gradient on without weights in between and a gate to hold it; take a cell that has one.",
-        command(case, cell="lstm", chrono=lag),
+        take_gated(case) if case.strange else command(case, cell="lstm", chrono=lag),
         f"If that net reaches {need.steps} back and scores no better, the gradient was no obstacle.",
     )

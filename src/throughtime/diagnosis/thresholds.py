@@ -22,4 +22,6 @@ LEARNED = 0.5  # of the distance between the obvious guess and a perfect score: 
 BETTER = 0.05  # of the baseline's error: less could be luck, or a better estimate of the same guess
 SPREAD = 2.0  # standard errors of an accuracy: 95% of lucky guesses lie within
 
-KEEPING = ("forget", "update")  # gates whose opening is memory: near 1 is what they are there for
+PADDED = 3  # steps at the end with one and the same input: fewer may be chance
+DEAD = 0.9  # share of units and steps at which a relu puts out nothing and passes nothing: few units are left to learn
+SHUT = 0.2  # a memory gate that opens less on average has a memory of under one step

@@ -10,18 +10,17 @@ import numpy as np
 
 from throughtime.diagnosis.case import Case, Need
 from throughtime.diagnosis.remedy import remedy
-from throughtime.diagnosis.wording import factor, steps
+from throughtime.diagnosis.wording import factor, fading, steps
 from throughtime.records import Finding, FlowRecord
 
 
 def vanishing(case: Case) -> Iterator[Finding]:
     """A horizon short of what is needed (and not merely short of what was measured)."""
     flow, horizon, need = case.flow, case.horizon, case.need
-    if not case.leads or flow is None or horizon is None or need is None:
+    if not case.leads or flow is None or horizon is None or need is None or not case.short:
         return
-    if case.censored or horizon >= need.steps:
-        return
-    wanted = f"the task needs {need.steps}" if need.known else f"the first step lies {need.steps} back"
+    wanted = f"the task needs {need.steps}" if need.known else f"the first step lies {_away(flow, need)} back"
+    horizon = _reached(flow, horizon)
     cure = remedy(case, need)
     yield Finding(
         rule="vanishing",
@@ -35,6 +34,23 @@ def vanishing(case: Case) -> Iterator[Finding]:
     )
 
 
+def _reached(flow: FlowRecord, horizon: int) -> int:
+    """In the middle of the sequences, where their lengths differ and each answers at its end."""
+    use = flow.use
+    if use is None or int(use.sources.max(initial=0)) != 1 or not bool((use.horizons >= 0).any()):
+        return horizon
+    return int(np.median(use.horizons[use.horizons >= 0]))
+
+
+def _away(flow: FlowRecord, need: Need) -> str:
+    """How far each sequence's first step lies from its last: one number, or from where to where."""
+    use = flow.use
+    if use is None or not bool((use.last >= 0).any()):
+        return str(need.steps)
+    least, most = int(use.last[use.last >= 0].min()), int(use.last.max())
+    return str(most) if least == most else f"{least} to {most}"
+
+
 def _severity(case: Case, need: Need) -> Literal["note", "warning", "serious"]:
     if case.learned or (case.flow is not None and case.flow.moment == "before"):
         return "note"
@@ -43,14 +59,17 @@ def _severity(case: Case, need: Need) -> Literal["note", "warning", "serious"]:
 
 def _evidence(case: Case, flow: FlowRecord, horizon: int, need: Need) -> Iterator[str]:
     beyond = (flow.lags.lags > horizon) & ~np.isnan(flow.lags.median)
-    lag, left = int(flow.lags.lags[beyond][0]), float(flow.lags.median[beyond][0])
-    yield f"At lag {lag} a median of {factor(left)} of the gradient is left" + (
-        ", exactly nothing: every path was cut." if left == -math.inf else "."
-    )
+    if beyond.any():
+        lag, left = int(flow.lags.lags[beyond][0]), float(flow.lags.median[beyond][0])
+        yield f"At lag {lag} a median of {factor(left)} of the gradient is left" + (
+            ", exactly nothing: every path was cut." if left == -math.inf else "."
+        )
     if flow.half_life is not None:
         yield f"Half of it is gone at lag {flow.half_life}."
+    if fading(flow):
+        yield fading(flow)
     at_need = (flow.lags.lags == need.steps) & ~np.isnan(flow.lags.median)
-    if at_need.any() and need.steps != lag:
+    if need.known and at_need.any() and need.steps != horizon + 1:
         yield f"At the lag that is needed, {need.steps}, {factor(float(flow.lags.median[at_need][0]))} of it is left."
     yield from _where(flow)
     if case.before is not None and case.before is not flow and case.before.horizon is not None:

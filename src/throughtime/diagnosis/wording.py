@@ -6,6 +6,7 @@ import math
 import shlex
 
 from throughtime.diagnosis.case import Case
+from throughtime.records import FlowRecord
 
 _EITHER = {"--chrono": "--forget-bias", "--forget-bias": "--chrono"}  # both set the same biases
 _OTHER_PLACE = ("--out", "--resume", "--cells", "--cell")  # of the command that was typed: not to be repeated
@@ -32,8 +33,22 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}%" if share == 0 or share >= 0.0995 else f"{100 * share:.2g}%"
 
 
+def fading(flow: FlowRecord) -> str:
+    """How fast the gradient fades behind the first step back, in a sentence; empty if that is not known.
+
+    The half-life alone is 1 for nearly every LSTM: the first step back pays once for the output gate.
+    """
+    if flow.decay is None:
+        return ""
+    first = flow.lags.median[flow.lags.lags == 1]
+    left = f"The first step back leaves {factor(float(first[0]))} of it; " if first.size else ""
+    return f"{left}{'from there' if left else 'From there'} it halves every {flow.decay:.3g} steps."
+
+
 def command(case: Case, cell: str | None = None, **options: object) -> str:
     """The command that trains this cell again with something changed: `rate=0.001` becomes `--rate 0.001`."""
+    if case.strange:
+        return ""
     changed = {f"--{name.replace('_', '-')}": str(value) for name, value in options.items()}
     words = _as_typed(case.command, changed) or ["throughtime", "train", _source(case)]
     words += ["--cell", cell or case.cell]

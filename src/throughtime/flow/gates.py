@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, Parameters, Read, Share, State
+from throughtime.flow.linear.linked import Linked
 from throughtime.flow.linear.trajectory import Trajectory, follow
 from throughtime.modules import Recurrent
 from throughtime.records import GateStats
@@ -105,6 +106,8 @@ def _limits(along: Trajectory) -> dict[str, tuple[float, float]]:
     cell = along.cell
     with torch.no_grad():
         u = along.share(0, 1)
+        if isinstance(cell, Linked):
+            u, cell = cell.inner_share(u), cell.inner
         read = Read(**{port: torch.zeros_like(along.run.initial[part]) for port, part in cell.reads.items()})
         W = cell.weights(along.parameters)
         ends = [

@@ -15,7 +15,7 @@ from throughtime.data.dataset import Batch
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
 from throughtime.flow.linear.trajectory import follow
-from throughtime.flow.sighting import Sighting
+from throughtime.flow.sighting import Sighting, place_of
 from throughtime.models import Net
 from throughtime.unrolling import unroll
 
@@ -67,7 +67,8 @@ def look(double: Net, batch: Batch, layer: int) -> Layer:
         notes.append("Only the forward direction was measured; the gradient of the backward direction was not.")
     if recurrent.num_layers > 1:
         notes.append(f"Of {recurrent.num_layers} recurrent layers, layer {layer} (counted from 0) was measured.")
-    seen = Sighting(f"recurrent.{layer}", along, checked(along, delta), float(loss.detach()), tuple(notes))
+    place = place_of(cell, "recurrent", type(recurrent).__name__, layer, 0, f"_l{layer}", ours=True)
+    seen = Sighting(f"recurrent.{layer}", along, checked(along, delta), float(loss.detach()), tuple(notes), place)
     return Layer(batch, seen, prediction.detach())
 
 

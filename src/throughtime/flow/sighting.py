@@ -14,10 +14,12 @@ from functools import cached_property
 
 from torch import Tensor
 
+from throughtime.cells.cell import Cell
 from throughtime.flow.adjoint import Adjoint, gather
 from throughtime.flow.linear.linearise import linearise
 from throughtime.flow.linear.tangent import Tangent
 from throughtime.flow.linear.trajectory import Trajectory, excerpt
+from throughtime.records import MemoryGate, Place, Use
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Sighting:
     delta: Tensor  # (P, T, B, H), `checked`: what reaches each part of each state, but through the step after it
     loss: float  # NaN: not known
     notes: tuple[str, ...] = ()  # what of the layer is not in here, and why; sentences
+    place: Place | None = None
+    use: Use | None = None  # what is known of it before anything is measured
 
     @cached_property
     def tangent(self) -> Tangent:
@@ -41,10 +45,32 @@ class Sighting:
         return gather(self.tangent, self.delta)
 
 
+def place_of(
+    cell: Cell,
+    module: str,
+    kind: str,
+    layer: int = 0,
+    direction: int = 0,
+    suffix: str = "",
+    *,
+    run: int = 1,
+    ours: bool = False,
+) -> Place:
+    """The place of a layer, with the gates that the cell itself says its memory lies in."""
+    H, biased = cell.hidden_size, "bias_ih" in cell.shapes()
+    memory = []
+    for gate, sign in cell.clock.items():
+        at = cell.inputs.index(gate) * H if gate in cell.inputs else -1
+        there = biased and at >= 0
+        memory.append(MemoryGate(gate, sign, f"bias_ih{suffix}" if there else "", (at, at + H) if there else (0, 0)))
+    rectifier = cell.options.get("nonlinearity") == "relu"
+    return Place(module, kind, layer, direction, run, suffix, ours, tuple(memory), rectifier)
+
+
 def fewer(seen: Sighting, sequences: Sequence[int], last: int | None = None) -> Sighting:
     """These sequences of a sighting alone; of one sequence also its `last` steps alone, from the state before them."""
     some = list(sequences)
     stop = int(seen.along.lengths[some].max())
     start = 0 if last is None else max(0, stop - last)
     again = excerpt(seen.along, some, start, stop)
-    return Sighting(seen.name, again, seen.delta[:, start:stop, some], math.nan, seen.notes)
+    return Sighting(seen.name, again, seen.delta[:, start:stop, some], math.nan, seen.notes, seen.place)

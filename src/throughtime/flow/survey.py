@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from throughtime.flow.parameters import parameters_of
 from throughtime.flow.paths import paths_of
 from throughtime.flow.sighting import Sighting, fewer
 from throughtime.flow.singular import singular_of
-from throughtime.records import BoundRecord, CreditRecord, Example, Floats, FlowRecord
+from throughtime.records import BoundRecord, CreditRecord, Example, Floats, FlowRecord, Use
 
 _WORK = 4e9  # multiplications for the credit, and as many for the bounds: about a second together on two cores
 _NUMBERS = 1 << 24  # norms of all pairs of a step and a source: 128 MiB in float64
@@ -117,7 +117,32 @@ def survey(
         examples=examples,
         left_out=(*_left_out(seen, limits, quick), *limited),
         seconds=time.perf_counter() - began,
+        place=seen.place,
+        use=None if seen.use is None else _used(seen, seen.use, credit),
         **further,
+    )
+
+
+def _used(seen: Sighting, use: Use, credit: CreditRecord) -> Use:
+    """How each sequence was read, and how far back its own last gradient reaches."""
+    there = seen.delta.any(-1).any(0).cpu().numpy()  # (T, B)
+    steps = np.arange(seen.along.T) if credit.sources is None else credit.sources
+    starts = _starts(credit)
+    reached = np.full(seen.along.B, -1)
+    for b in range(seen.along.B):
+        rows = np.flatnonzero(np.isfinite(starts[:, b]))
+        if rows.size:
+            row = rows[-1]
+            left = credit.log10_pairs[row, : steps[row] + 1, b][::-1] - starts[row, b]
+            reached[b] = np.flatnonzero(left >= -2.0)[-1]
+    last = np.where(there.any(0), seen.along.T - 1 - there[::-1].argmax(0), -1)
+    return replace(
+        use,
+        lengths=seen.along.lengths.cpu().numpy(),
+        sources=there.sum(0),
+        last=last,
+        horizons=reached,
+        answers=(int(there.any(0).sum()), seen.along.B),
     )
 
 

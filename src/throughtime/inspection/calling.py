@@ -141,11 +141,13 @@ def _first(output: Any) -> tuple[Tensor, str]:
     """Of several things that a model returns, the first."""
     if isinstance(output, Tensor):
         return output, ""
+    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
+        return output["logits"], ' of "logits" of what forward returns'
     if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
         return output[0], " of the first thing that forward returns"
     raise InputError(
         f"the model returns a {type(output).__name__}, of which no loss is known; let the factory return (model, loss) "
-        "with a function loss(output, y)."
+        'with a function loss(output, y), or let the model return its scores, alone or as "logits".'
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +19,7 @@ from throughtime.inspection import calling, specimen
 from throughtime.inspection.factory import Loss, Made, check, load, place, seeded, short, theirs
 from throughtime.inspection.specimen import SEQUENCES, Batches, Specimen
 from throughtime.inspection.witness import witness
+from throughtime.microscope.finding import find, nothing
 from throughtime.microscope.watcher import Watch, watch
 from throughtime.records import DataCard, FlowRecord, Measurement
 from throughtime.study import surroundings
@@ -45,6 +48,7 @@ class Asked:
     time_first: bool = False
     derivative: Derivative = "boundary"
     command: str = ""
+    lag: int | None = None  # how many steps back the task has to be learned; None: the data's own, if they have one
 
 
 def measure(path: Path, name: str, asked: Asked, say: Say = lambda _: None) -> Measurement:
@@ -65,7 +69,20 @@ def measure(path: Path, name: str, asked: Asked, say: Say = lambda _: None) -> M
         say(f"calling {name} in {path}")
         made = factory.make(taken.card, batches) if batches is not None else factory.make(taken.card)
         say("measuring one training step")
-        return _step(made, path, name, taken, target, asked)
+        with _threads_that_are_free():
+            return _step(made, path, name, taken, target, asked)
+
+
+@contextmanager
+def _threads_that_are_free() -> Iterator[None]:
+    """As many threads as the machine has idle cores: on a busy one, threads that wait for each other cost most."""
+    before = torch.get_num_threads()
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    torch.set_num_threads(max(1, min(before, round((os.cpu_count() or 1) - busy))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _read(asked: Asked) -> tuple[Specimen, Batches | None]:
@@ -106,8 +123,11 @@ def _step(made: Made, path: Path, name: str, taken: Specimen, target: torch.devi
         torch.device("cpu") if first is None else first.device,
         torch.get_default_dtype() if first is None else first.dtype,
     )
+    why = nothing(model, find(model))
+    if why:
+        raise FlowError(why)
     call = calling.arrange(model, here)
-    watching = watch(model, every=1, derivative=asked.derivative, thorough=True, sequences=LOOKED_AT)
+    watching = watch(model, every=1, derivative=asked.derivative, thorough=True, sequences=LOOKED_AT, lag=asked.lag)
     with torch.enable_grad(), watching, witness(model) as seen:
         try:
             output = call(model)
@@ -174,7 +194,8 @@ def chosen(flows: Sequence[FlowRecord], names: Sequence[str]) -> tuple[FlowRecor
 
 
 def _within(flow: FlowRecord, name: str) -> bool:
-    return flow.layer == name or flow.layer.startswith((f"{name}.", f"{name} "))
+    within = flow.place is not None and flow.place.module == name
+    return within or flow.layer == name or flow.layer.startswith((f"{name}.", f"{name} "))
 
 
 def _drops(model: nn.Module) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def held_out(
     card = dataset.card
     arrays = {"x": _laid(taken.x, time_first), "lengths": taken.lengths}
     shortest, longest = int(taken.lengths.min()), int(taken.lengths.max())
-    span = f"{longest} {card.step}s each" if shortest == longest else (
+    span = f"{longest} {card.step}{'s' * (longest != 1)} each" if shortest == longest else (
         f"{shortest} to {longest} {card.step}s, padded at the end"
     )  # fmt: skip
     specimen = Specimen(
@@ -161,7 +161,7 @@ def from_arrays(path: Path, *, batch: int, time_first: bool) -> Specimen:
     card = _card(path, x, y, lengths, each_step, steps, total)
     ends = np.full(total, steps) if lengths is None else lengths
     span = (
-        f"{steps} steps each"
+        f"{steps} step{'s' * (steps != 1)} each in {main}"
         if ends.min() == steps
         else f"{ends[chosen].min()} to {ends[chosen].max()} of {steps} steps"
     )

@@ -25,20 +25,27 @@ class Following:
         derivative: Derivative = "boundary",
         thorough: bool = False,
         sequences: int | None = 4,
+        lag: int | None = None,
     ) -> None:
         self.flow: Watch | None = None
         self._every = every
         self._derivative: Derivative = derivative
         self._thorough = thorough
         self._sequences = sequences
+        self._lag = lag
         self._on = False
         self._logged = -1  # the step whose numbers went to the logger last
 
     def begin(self, model: nn.Module) -> None:
-        """Watch a model; raises FlowError if there is nothing in it to watch."""
+        """Watch a model; if there is nothing in it to watch, the training goes on with a warning."""
         self.end(quietly=True)
         flow = watch(
-            model, every=self._every, derivative=self._derivative, thorough=self._thorough, sequences=self._sequences
+            model,
+            every=self._every,
+            derivative=self._derivative,
+            thorough=self._thorough,
+            sequences=self._sequences,
+            lag=self._lag,
         )
         self.flow, self._on, self._logged = flow.start(), True, -1
 

@@ -19,7 +19,7 @@ class FlowCallback(Following, Callback):  # type: ignore[misc]
     """`Trainer(callbacks=[FlowCallback(every=50)])`: `flow/LAYER/horizon` and more in every logger of the trainer.
 
     Arguments as in `tt.watch`. What the training computes stays bitwise the same. Of several processes the main one
-    measures. Raises FlowError when training begins if the module has no recurrent layer.
+    measures. A module without a recurrent layer is trained all the same, with a warning.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -22,8 +22,8 @@ class FlowCallback(Following, TrainerCallback):  # type: ignore[misc]
     """`trainer.add_callback(FlowCallback(trainer, every=50))`: `flow/LAYER/horizon` and more by `trainer.log`.
 
     They go where the trainer reports to, and into `trainer.state.log_history`. Further arguments as in `tt.watch`.
-    What the training computes stays bitwise the same. Of several processes the main one measures. Raises FlowError when
-    training begins if the model has no recurrent layer.
+    What the training computes stays bitwise the same. Of several processes the main one measures. A model
+    without a recurrent layer is trained all the same, with a warning.
     """
 
     def __init__(self, trainer: Trainer, **options: Any) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.cells.cell import Cell, State, make
 from throughtime.errors import FlowError
 from throughtime.modules import Recurrent
+from throughtime.records import Integers, Use
 
 OUTPUT = ""  # stands for what a module put out, where parts of the state are named
 ROUNDINGS = 16.0  # how many roundings of its dtype a step may be away from its equations
@@ -116,6 +118,12 @@ class Snapshot:
         )
 
 
+def alike(put_out: Tensor, given: Tensor) -> bool:
+    """Whether one state was made from the other by nothing but setting some of it to something else (a reset)."""
+    same = (put_out == given) & (given != 0)
+    return bool(same.any()) and int(same.sum()) >= 0.25 * int((given != 0).sum())
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether they have the same values; NaN is itself, as what is said of it is not that it changed."""
     return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
@@ -145,6 +153,10 @@ class Pick:
             return there
         running = torch.arange(self.T, device=there.device).unsqueeze(1) < self.lengths
         return torch.where(running.unsqueeze(-1), there, 0.0)
+
+    def fits(self, start: Mapping[str, Tensor]) -> bool:
+        """Whether these states, (L·D, B, H), are of as many sequences."""
+        return all(len(t.shape) == 2 if self.alone else t.shape[1] == self.B for t in start.values())
 
     def states(self, given: Tensor) -> Tensor:
         """A part of the first or final state, or a gradient at it, as (L·D, n, H) in float64."""
@@ -224,12 +236,45 @@ class Call:
     engine: str  # that served it
     dropped: Dropped | None  # None: nothing was, between its layers
     goes_on: bool  # whether a gradient goes on from its initial state, to something that is not caught here
+    cut: str = ""  # why it cannot be followed to the call whose state it starts from; empty: it can, or there is none
+    given: bool = False  # whether it starts from a state that is not zero
+    detached: bool = False  # whether that is the final state of an earlier call, without its gradient
     after: Call | None = None  # the call whose final state it goes on from
+    slopes: Mapping[str, Tensor] | None = None  # part -> (L·D, n, H), of its initial state in that; None: it is that
     came: dict[str, Tensor] = field(default_factory=dict)  # OUTPUT, or a part of the final state -> gradient
     returned: dict[str, Tensor] = field(default_factory=dict)  # part -> what went back from here to `after`
     answered: bool = False
     changed: bool = False  # its weights were, before the gradient came
     differentiated: bool = False  # whether a backward pass was, that came here
+
+
+def trailing(x: Tensor, lengths: Tensor) -> Integers:
+    """How many steps at the end of each sequence (T, n, I) read one and the same input; 0 where the last is another."""
+    T = len(x)
+    at = torch.arange(T, device=x.device).unsqueeze(1)
+    last = x.gather(0, (lengths - 1).clamp(min=0).view(1, -1, 1).expand(1, -1, x.shape[-1]))
+    other = ((x != last).any(-1) & (at < lengths)).int() * (at + 1)  # one more than the last step with another input
+    run = lengths - other.amax(0)
+    return np.asarray(torch.where(run > 1, run, 0).cpu().numpy())
+
+
+def use_of(
+    x: Tensor,
+    lengths: Tensor,
+    batch: int,
+    start: Literal["zeros", "state", "detached", "followed"],
+    cuts: Sequence[int],
+    wrong_end: tuple[str, ...] = (),
+) -> Use:
+    """How a run of steps was read; what is told of each sequence's gradient is added when that is measured."""
+    none = np.zeros(x.shape[1], dtype=np.int64)
+    steps = np.asarray(lengths.cpu().numpy())
+    return Use(start, np.array(cuts, dtype=np.int64), steps, none, none, none, trailing(x, lengths), batch, wrong_end)
+
+
+def started(begun: bool, detached: bool, goes_on: bool) -> Literal["zeros", "state", "detached", "followed"]:
+    """What a run of steps starts from."""
+    return "detached" if detached else "followed" if goes_on else "state" if begun else "zeros"
 
 
 def chains(calls: Sequence[Call]) -> list[list[Call]]:

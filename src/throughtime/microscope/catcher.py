@@ -5,7 +5,7 @@ A step is everything from the first call of a module to the last gradient that c
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from throughtime.flow.sighting import Sighting
 
@@ -13,7 +13,11 @@ from throughtime.flow.sighting import Sighting
 class Catcher(Protocol):
     """Holds hooks on one module. They look and never change a number; what they keep, they keep for one step."""
 
-    name: str  # the module's, as the model has it
+    name: str  # the module's, as the model has it; its class's if it is the model
+    path: str  # the same, empty if it is the model
+
+    def remember(self, out: Any) -> None:
+        """Keep the state that a call put out, in any step, to know it where it comes back without a gradient."""
 
     def open(self) -> None:
         """Catch the calls and gradients from here on, until `close`."""

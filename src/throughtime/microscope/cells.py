@@ -13,8 +13,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +23,47 @@ from torch.utils.hooks import RemovableHandle
 
 from throughtime.cells.cell import Cell, make
 from throughtime.errors import FlowError
-from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import Snapshot, one_of
+from throughtime.flow.sighting import Sighting, place_of
+from throughtime.microscope.between import Key, between, key_of, reached
+from throughtime.microscope.calls import Snapshot, alike, one_of
 from throughtime.microscope.hooks import Hook
 from throughtime.microscope.loops import Came, Step, joined, sighting
-
-Key = tuple[int, int, int]  # thread, number of an operation in it, which of its outputs
 
 _FAR = 200  # operations that are gone back through, to find where a state or an input comes from
 _AT_THE_START = 8  # calls of a chain whose inputs are traced; later ones come as these do
 _LARGE = 2000  # operations of one step, at most
 _CHAINS = 8  # that are measured, at most: the longest
+_RECENT = 8  # calls that a state is held against, to find which of them it comes from
+
+
+class _Way(NamedTuple):
+    """How a state came from an earlier call."""
+
+    before: Step | None  # None: from none, or it cannot be followed
+    slopes: Mapping[str, Tensor] | None = (
+        None  # part -> (B, H), of what the loop made of it; None: it is the very state
+    )
+    why_not: str = ""
+
+
+class _Reading(NamedTuple):
+    """Which state an operation reads."""
+
+    step: Step
+    part: str
+    slope: Tensor | None  # of what is read, in what was put out; None: it is that
+
+
+def _carried(step: Step, state: Mapping[str, Tensor]) -> bool:
+    """Whether a state without a gradient is what the call put out."""
+    return any(alike(step.out[part], _some(tensor, step.rows)) for part, tensor in state.items())
 
 
 class CellCatcher:
     """Catches the calls of one cell, and what comes back to the states that it puts out.
 
-    A call that is given the very state that an earlier one put out goes on from it. `sequences`: at most so many of a
+    A call that is given the very state that an earlier one put out goes on from it; so does one that is given what a
+    loop made of that unit by unit (a mask, a reset, a cut). `sequences`: at most so many of a
     batch are kept, evenly spread (None: all). A step whose graph is gone without a gradient is forgotten with it.
 
     Costs a copy of the kept sequences for each call and of the weights once, and a walk through the operations of the
@@ -47,17 +71,24 @@ class CellCatcher:
     """
 
     def __init__(self, name: str, module: nn.Module, sequences: int | None) -> None:
-        self.name = name
+        self.name = self.path = name
         self._module = module
         self._sequences = sequences
         self._cell, self._order = _anatomy(module)
         self._handle: RemovableHandle | None = None
+        self._previous: dict[str, Tensor] = {}  # the state that the call before this one put out, in any step,
+        self._now: dict[str, Tensor] = {}  # and that this one did
         self._forget()
+
+    def remember(self, out: Any) -> None:
+        """Keep the state that a call put out, to know it again in a call that is given it without its gradient."""
+        self._previous, self._now = self._now, {part: tensor.detach() for part, tensor in self._parts(out).items()}
 
     def _forget(self) -> None:
         self._count = self._idle = 0  # calls that were caught; that no gradient can come back to
         self._makers: WeakValueDictionary[Key, Step] = WeakValueDictionary()  # output -> the last call that put it out
         self._owners: WeakValueDictionary[Key, Step] = WeakValueDictionary()  # and the first
+        self._recent: deque[ref[Step]] = deque(maxlen=_RECENT)  # the last calls; one whose graph is gone goes with it
         self._answered: dict[int, Step] = {}  # number -> call
         self._weights: Snapshot | None = None
         self._compared: set[tuple[int, int]] = set()  # backward passes and snapshots
@@ -99,10 +130,18 @@ class CellCatcher:
         notes += one_of(len(chains))
         if len(chains) > _CHAINS:
             notes.append(f"Of {len(chains)} runs of steps the {_CHAINS} longest were measured.")
+        kind = type(self._module).__name__
         return tuple(
-            sighting(self.name + (f" (chain {number})" if number > 1 else ""), self._cell, chain, tuple(notes))
-            for number, chain in enumerate(chains, 1)
-            if chain in longest
+            sighting(
+                self.name + (f" (chain {number})" if number > 1 else ""),
+                self._cell,
+                chain,
+                tuple(notes),
+                place_of(self._cell, self.path, kind, run=run),
+            )
+            for run, (number, chain) in enumerate(
+                ((number, chain) for number, chain in enumerate(chains, 1) if chain in longest), 1
+            )
         )
 
     def _silence(self) -> str:
@@ -154,49 +193,75 @@ class CellCatcher:
 
     def _keep(self, x: Tensor, state: dict[str, Tensor], new: dict[str, Tensor]) -> None:
         B = 1 if x.ndim == 1 else len(x)
-        keys = {part: _key(tensor) for part, tensor in new.items()}
-        before, cut = self._goes_on(state, B)
+        keys = {part: key_of(tensor) for part, tensor in new.items()}
+        way = self._goes_on(state, B)
+        before = way.before
         rows = self._rows(B, x.device) if before is None else before.rows
         self._weights = Snapshot.of(
             ({name: getattr(self._module, name) for name in self._cell.shapes()},), self._weights
         )
+        asks = any(part.requires_grad for part in state.values())
+        begun = any(bool(tensor.any()) for tensor in state.values())
+        linked = before is None or way.slopes is not None
         step = Step(
             number=self._count,
             x=_some(x, rows),
-            given={part: _some(tensor, rows) for part, tensor in state.items()} if before is None else {},
+            given={part: _some(tensor, rows) for part, tensor in state.items()} if linked else {},
             out={part: _some(tensor, rows) for part, tensor in new.items()},
             B=B,
             rows=rows,
             weights=self._weights,
             dtype=_computed_in(next(iter(new.values()))),
             before=before,
-            cut=cut,
-            goes_on=before is None and any(part.requires_grad for part in state.values()),
+            cut=way.why_not,
+            goes_on=before is None and asks,
             keys=keys,
+            shape=next(iter(new.values())).shape,
+            slopes=None if way.slopes is None else {part: _some(its, rows) for part, its in way.slopes.items()},
+            begun=begun,
+            detached=begun and not asks and (before is not None or self._was_carried(state)),
         )
         if before is not None:
             step.at, step.fed = before.at + 1, before.fed
         if not step.fed and step.at <= _AT_THE_START:
             step.fed = self._origin(x) is not None
-        self._await(x, state, new, step)
+        self._recent.append(ref(step))
+        self._await(x, state, new, step, way.slopes)
 
-    def _goes_on(self, state: dict[str, Tensor], B: int) -> tuple[Step | None, str]:
-        """The call that put this state out; or why it is not quite that, if it was made from one."""
-        before = next((step for part in state.values() if (step := self._makers.get(_key(part)))), None)
-        if before is not None and all(before.keys[part] == _key(state[part]) for part in before.keys):
-            return before, ""
-        origin = before or next((step for part in state.values() if (step := self._origin(part))), None)
+    def _was_carried(self, state: Mapping[str, Tensor]) -> bool:
+        its = self._previous
+        return any(its[part].shape == t.shape and alike(its[part], t) for part, t in state.items() if part in its)
+
+    def _goes_on(self, state: dict[str, Tensor], B: int) -> _Way:
+        """The call that put this state out, and what the loop made of it since; or why that cannot be followed."""
+        if not state:
+            return _Way(None)
+        exact = next((step for part in state.values() if (step := self._makers.get(key_of(part)))), None)
+        if exact is not None and all(exact.keys[part] == key_of(state[part]) for part in exact.keys):
+            return _Way(exact)
+        recent = [step for its in self._recent if (step := its()) is not None]
+        if not any(part.requires_grad for part in state.values()):
+            same = (step for step in reversed(recent) if step.B == B and _carried(step, state))
+            before = next(same, None)
+            if before is None:
+                return _Way(None)
+            return _Way(before, {part: torch.zeros_like(tensor) for part, tensor in state.items()})
+        keys = {key: number for number, step in enumerate(recent) for key in step.keys.values()}
+        newest = max((at for part in state.values() if (at := reached(part, keys)) is not None), default=None)
+        origin = recent[newest] if newest is not None else self._far_origin(state)
         if origin is None:
-            return None, ""
+            return _Way(None)
         if B < origin.B:
-            return None, f"the batch shrinks from {origin.B} to {B} sequences"
-        by = [part.grad_fn.name() for part in state.values() if part.grad_fn and _key(part) not in self._makers]
-        last = f" (the last is {by[0].partition('Backward')[0]})" if by else ""
-        return None, f"the loop changes the state by operations that are not the cell's{last}"
+            return _Way(None, why_not=f"the batch shrinks from {origin.B} to {B} sequences")
+        found = between({part: (key, origin.shape) for part, key in origin.keys.items()}, state)
+        return _Way(None, why_not=found) if isinstance(found, str) else _Way(origin, found.slopes)
+
+    def _far_origin(self, state: Mapping[str, Tensor]) -> Step | None:
+        return next((step for part in state.values() if (step := self._origin(part))), None)
 
     def _origin(self, tensor: Tensor) -> Step | None:
         """A call whose output this was made from, if there is one not far back."""
-        step = self._makers.get(_key(tensor))
+        step = self._makers.get(key_of(tensor))
         if step is not None or tensor.grad_fn is None:
             return step
         ahead, visited = deque([tensor.grad_fn]), {tensor.grad_fn}
@@ -221,28 +286,37 @@ class CellCatcher:
 
     # -- what comes back
 
-    def _await(self, x: Tensor, state: dict[str, Tensor], new: dict[str, Tensor], step: Step) -> None:
+    def _await(
+        self,
+        x: Tensor,
+        state: dict[str, Tensor],
+        new: dict[str, Tensor],
+        step: Step,
+        slopes: Mapping[str, Tensor] | None,
+    ) -> None:
         """Put hooks on the states that are new, and on the operations that read them, or the state before."""
-        read: dict[tuple[Node, int], tuple[Step, str]] = {}
+        read: dict[tuple[Node, int], _Reading] = {}
         if step.before is not None:
-            for given in state.values():
-                owner = self._owners.get(_key(given))
+            for part, given in state.items():
+                key = key_of(given) if slopes is None else step.before.keys[part]
+                owner = self._owners.get(key)
                 if owner is not None and given.grad_fn is not None:
-                    read[given.grad_fn, given.output_nr] = owner, owner.part_of(_key(given))
+                    slope = None if slopes is None else slopes[part]
+                    read[given.grad_fn, given.output_nr] = _Reading(owner, owner.part_of(key), slope)
             if (x.grad_fn, x.output_nr) in read:
                 raise FlowError(
                     "its input is the very tensor of its state, so what comes back by the two ways cannot be told "
                     "apart; hand it x.clone()."
                 )
         stop = {tensor.grad_fn for tensor in (x, *state.values()) if tensor.grad_fn is not None}
-        own: dict[tuple[Node, int], tuple[Step, str]] = {}
+        own: dict[tuple[Node, int], _Reading] = {}
         for part, tensor in new.items():
             key = step.keys[part]
             if tensor.grad_fn is None or tensor.grad_fn in stop:
                 step.aliased = True  # a part that was handed on as it is
             elif key not in self._owners:
                 self._owners[key] = step
-                own[tensor.grad_fn, tensor.output_nr] = step, part
+                own[tensor.grad_fn, tensor.output_nr] = _Reading(step, part, None)
                 arrival = Hook(self._safely(self._arrival(step, part)))
                 tensor.register_hook(arrival)  # type: ignore[no-untyped-call]
             self._makers[key] = step
@@ -253,7 +327,7 @@ class CellCatcher:
         self,
         ahead: list[Node],
         stop: set[Node],
-        read: dict[tuple[Node, int], tuple[Step, str]],
+        read: dict[tuple[Node, int], _Reading],
         reader: int,
     ) -> None:
         """Hear what each operation of a step gives to the states that it reads, old and new."""
@@ -265,19 +339,21 @@ class CellCatcher:
                 if made_by is None:
                     continue
                 if (made_by, slot) in read:
-                    step, part = read[made_by, slot]
-                    node.register_hook(Hook(self._safely(self._share(step, part, place, reader))))
+                    node.register_hook(Hook(self._safely(self._share(read[made_by, slot], place, reader))))
                 if made_by not in visited and made_by not in stop:
                     visited.add(made_by)
                     ahead.append(made_by)
             if len(visited) > _LARGE:
                 raise FlowError(f"one step of it has more than {_LARGE} operations.")
 
-    def _share(self, step: Step, part: str, place: int, reader: int) -> Callable[..., None]:
+    def _share(self, reading: _Reading, place: int, reader: int) -> Callable[..., None]:
+        step, part, slope = reading
+
         def gave(gradients: tuple[Tensor | None, ...], _: Any) -> None:
             gradient = gradients[place]
             if gradient is not None:
                 task = torch._C._current_graph_task_id()
+                gradient = gradient if slope is None else gradient * slope
                 step.waiting.setdefault(part, []).append((task, reader, _some(gradient, step.rows)))
 
         return gave
@@ -315,14 +391,6 @@ def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor
     """The input and the state, as torch.nn's cells and `Cell.forward` name them."""
     x = args[0] if args else kwargs["input"] if "input" in kwargs else kwargs["x"]
     return x, args[1] if len(args) > 1 else kwargs.get("hx", kwargs.get("state"))
-
-
-def _key(tensor: Tensor) -> Key:
-    """Where a tensor comes from; of one without a gradient, where it lies."""
-    node = tensor.grad_fn
-    if node is None:
-        return -1, tensor.data_ptr(), tensor._version
-    return threading.get_ident(), node._sequence_nr(), tensor.output_nr
 
 
 def _some(tensor: Tensor, rows: Tensor | None) -> Tensor:

@@ -53,6 +53,14 @@ def find(model: nn.Module) -> Found:
     return Found(tuple(watchable), tuple(refused))
 
 
+def nothing(model: nn.Module, found: Found) -> str:
+    """Why there is nothing to watch in a model; empty if there is something."""
+    if found.watchable:
+        return ""
+    whole = f"there is nothing to watch in {type(model).__name__}"
+    return f"{whole}: {' '.join(found.refused)}" if found.refused else f"{whole}: looked for {LOOKED_FOR}."
+
+
 def _walk(module: nn.Module, name: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     module = _unwrapped(module)
     if module in seen:

@@ -19,17 +19,23 @@ def inside_backward() -> bool:
 
 
 class Ear:
-    """Tells of each call before it runs, and of each backward pass that reaches one of the module's weights.
+    """Tells of each call, of what it put out, and of each backward pass that reaches one of the module's weights.
 
     The weight is looked up in each call, as it may be another by then (loaded, or put in its place by
     torch.func.functional_call). Where it takes no gradient, the module's output is listened to.
     """
 
-    def __init__(self, module: nn.Module, on_call: Callable[[], None], on_gradient: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        on_call: Callable[[], None],
+        on_output: Callable[[nn.Module, Any, Any], None],
+        on_gradient: Callable[[Tensor], None],
+    ) -> None:
         weights = {name: weight for name, weight in module._parameters.items() if weight is not None}
         self._name = next((name for name, weight in weights.items() if weight.requires_grad), next(iter(weights), ""))
-        self._on_call = on_call
-        self._came = Hook(lambda gradient: on_gradient())
+        self._on_call, self._on_output = on_call, on_output
+        self._came = Hook(lambda gradient: on_gradient(gradient))
         self._weight: Tensor | None = None
         self._on_weight: RemovableHandle | None = None
         self._handles = [
@@ -60,6 +66,8 @@ class Ear:
         self._on_call()
 
     def _put_out(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not inside_backward():
+            self._on_output(module, args, output)
         if self._weight is not None and self._weight.requires_grad:
             return
         if torch.is_grad_enabled() and not inside_backward():

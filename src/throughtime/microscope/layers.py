@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from weakref import ref
 
@@ -15,38 +15,55 @@ from torch.utils.hooks import RemovableHandle
 from throughtime.cells.cell import State
 from throughtime.errors import FlowError
 from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import OUTPUT, Anatomy, Call, Dropped, Pick, Snapshot, chains, rows_of
+from throughtime.microscope.between import Key, between, key_of, reached
+from throughtime.microscope.calls import OUTPUT, Anatomy, Call, Dropped, Pick, Snapshot, alike, chains, rows_of
 from throughtime.microscope.hooks import Hook
-from throughtime.microscope.replay import replay
+from throughtime.microscope.replay import Origin, replay
 from throughtime.modules.recurrent import Padded
 
 Given = Tensor | PackedSequence | Padded
 
 _TIDY = 64  # calls after which those are forgotten that no gradient can come back to any more
+RUNS = 8  # of several runs of steps through one layer so many are measured, the longest
+_RECENT = 8  # calls that a state is held against, to find which of them it comes from
 
 
 class LayerCatcher:
     """Catches the calls of one module, and the gradients that come back to their outputs and final states.
 
     `sequences`: at most so many of a batch are kept, evenly spread by length (None: all). A call that starts from the
-    final state of the call before, not detached, is one with it. Calls that cannot have a gradient are only counted.
+    final state of the call before, or from what a loop made of it unit by unit (a mask, a cut), is one with it. Calls
+    that cannot have a gradient are only counted.
 
     Costs a copy of the kept sequences and of the weights for each call, and nothing where it is not open.
     """
 
     def __init__(self, name: str, module: nn.Module, sequences: int | None) -> None:
-        self.name = name
+        self.name = self.path = name
         self._module = module
         self._sequences = sequences
         self._anatomy = Anatomy.of(module)
         self._handles: list[RemovableHandle] = []
+        self._previous: dict[str, Tensor] = {}  # the state that the call before this one put out, in any step,
+        self._now: dict[str, Tensor] = {}  # and that this one did
         self._forget()
+
+    def remember(self, out: Any) -> None:
+        """Keep the state that a call put out, to know it again in a call that is given it without its gradient."""
+        self._previous, self._now = (
+            self._now,
+            {part: tensor.detach() for part, tensor in self._anatomy.state(out[1]).items()},
+        )
+
+    def _was_carried(self, start: dict[str, Tensor]) -> bool:
+        its = self._previous
+        return any(its[part].shape == t.shape and alike(its[part], t) for part, t in start.items() if part in its)
 
     def _forget(self) -> None:
         self._calls: list[ref[Call]] = []  # a call whose graph is gone without a gradient goes with it,
         self._kept: list[Call] = []  # one that a gradient came back to stays
-        self._finals: list[tuple[ref[Call], dict[str, _Mark]]] = []  # where the module put them
-        self._ahead: tuple[Call, dict[str, Tensor]] | None = None  # the call that one goes on from, the aliases
+        self._finals: list[tuple[ref[Call], dict[str, _Final]]] = []  # where the module put them
+        self._ahead: _Ahead | None = None  # what the call goes on from
         self._weights: Snapshot | None = None  # of the last call
         self._count = 0  # calls that were caught
         self._idle = 0  # calls that no gradient can come back to
@@ -91,9 +108,23 @@ class LayerCatcher:
             )
         found: list[Sighting] = []
         answered = [chain for chain in chains(self._alive()) if any(call.answered for call in chain)]
-        for chain in answered:
-            first = chain[0].number
-            found += replay(self.name, f" (call {first})" if first > 1 else "", self._anatomy, chain, len(answered))
+        cuts = [call.cut for chain in answered for call in chain if call.cut]
+        if cuts and all(sum(call.pick.T for call in chain) == 1 for chain in answered):
+            raise FlowError(
+                f"{self.name} is called one step at a time, and between every two calls {cuts[0]}, so that no two "
+                "steps are the layer's alone. Write that step as a cell of your own (tt.Cell), whose step can be "
+                "watched."
+            )
+        notes = tuple(
+            f"Between two calls {why}: the run of steps ends there, and what lies beyond is not in it."
+            for why in dict.fromkeys(cuts)
+        )
+        if len(answered) > RUNS:
+            notes += (f"Of {len(answered)} runs of steps the {RUNS} longest were measured.",)
+        longest = sorted(answered, key=lambda chain: (-sum(call.pick.T for call in chain), chain[0].number))[:RUNS]
+        for run, chain in enumerate((chain for chain in answered if chain in longest), 1):
+            origin = Origin(self.name, self.path, type(self._module).__name__, run, len(answered))
+            found += replay(origin, self._anatomy, chain, notes)
         return tuple(found)
 
     def _silence(self) -> str:
@@ -164,18 +195,44 @@ class LayerCatcher:
         """
         given = args[1] if len(args) > 1 else kwargs.get("hx")
         start = self._anatomy.state(given)
-        its = next((call for call, final in self._finals if _handed_on(final, start)), None)
-        before = None if its is None else its()
-        if before is None or any(call.after is before for call in self._alive()):
+        if not start:
             return None
-        aliases = {part: tensor.view_as(tensor) for part, tensor in start.items()}
-        self._ahead = before, aliases
+        self._ahead = self._comes_from(start)
+        before = None if self._ahead is None else self._ahead.call
+        if before is not None and any(call.after is before for call in self._alive()):
+            self._ahead = before = None
+        if self._ahead is None or before is None or not self._ahead.aliases:
+            return None
+        aliases = self._ahead.aliases
         order = self._anatomy.order
         if order is None or isinstance(given, State):
-            hx: Any = State(**aliases)
+            hx: Any = State(**{**start, **aliases})
         else:
-            hx = aliases[order[0]] if isinstance(given, Tensor) else tuple(aliases[part] for part in order)
+            handed = {**start, **aliases}
+            hx = handed[order[0]] if isinstance(given, Tensor) else tuple(handed[part] for part in order)
         return ((args[0], hx, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "hx": hx})
+
+    def _comes_from(self, start: dict[str, Tensor]) -> _Ahead | None:
+        """The call that put this state out, and what a loop made of it since."""
+        recent = [(call, final) for its, final in self._finals[-_RECENT:] if (call := its()) is not None]
+        asks = all(tensor.requires_grad for tensor in start.values())
+        for call, final in recent:
+            if asks and all(final[part].mark.same(_Mark.of(tensor)) for part, tensor in start.items()):
+                return _Ahead(call, {part: tensor.view_as(tensor) for part, tensor in start.items()}, None, "")
+        if not any(tensor.requires_grad for tensor in start.values()):
+            carried = (call for call, _ in reversed(recent) if call.pick.fits(start) and _carried(call, start))
+            before = next(carried, None)
+            return None if before is None else _Ahead(before, {}, {}, "")
+        keys = {its.key: number for number, (_, final) in enumerate(recent) for its in final.values()}
+        newest = max((at for tensor in start.values() if (at := reached(tensor, keys)) is not None), default=None)
+        if newest is None:
+            return None
+        call, final = recent[newest]
+        found = between({part: (its.key, its.shape) for part, its in final.items()}, start)
+        if isinstance(found, str):
+            return _Ahead(None, {}, None, found)
+        aliases = {part: tensor.view_as(tensor) for part, tensor in start.items() if tensor.requires_grad}
+        return _Ahead(call, aliases, found.slopes, "")
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: tuple[Any, Any]) -> None:
         """Keep the call, and wait for its gradients."""
@@ -194,7 +251,7 @@ class LayerCatcher:
         if call.number % _TIDY == 0:
             self._tidy()
         self._calls.append(ref(call))
-        self._finals.append((ref(call), {part: _Mark.of(tensor) for part, tensor in final.items()}))
+        self._finals.append((ref(call), {part: _Final.of(tensor) for part, tensor in final.items()}))
         self._await(stacked, call, call.came, OUTPUT)
         for part, tensor in final.items():
             self._await(tensor, call, call.came, part)
@@ -217,16 +274,19 @@ class LayerCatcher:
             )
         x = given.x if isinstance(given, Padded) else given
         self._weights = weights = Snapshot.of(self._anatomy.weights(self._module), self._weights)
-        before = None
-        if self._ahead is not None:
-            call, aliases = self._ahead
-            if all(_stands_for(start.get(part), alias) for part, alias in aliases.items()) and call.weights.same(
-                weights
-            ):
-                before = call
+        before, slopes, ahead = None, None, self._ahead
+        if ahead is not None and ahead.call is not None:
+            stand = all(_stands_for(start.get(part), alias) for part, alias in ahead.aliases.items())
+            if stand and ahead.call.weights.same(weights):
+                before, slopes = ahead.call, ahead.slopes
         like = None if before is None else before.pick
         batch_first = padded is None and bool(self._module.batch_first)
         pick = Pick.of(x, self._sequences, batch_first, None if padded is None else padded.lengths, like)
+        if slopes is not None:
+            slopes = {part: pick.states(slopes[part] if part in slopes else torch.zeros_like(start[part]))
+                      for part in start}  # fmt: skip
+        begun = any(bool(tensor.any()) for tensor in start.values())
+        asks = any(part.requires_grad for part in start.values())
         return Call(
             number=self._count,
             pick=pick,
@@ -238,8 +298,12 @@ class LayerCatcher:
             dtype=_computed_in(output),
             engine=self._anatomy.engine(self._module),
             dropped=self._dropped(given, output, pick),
-            goes_on=before is None and any(part.requires_grad for part in start.values()),
+            goes_on=before is None and asks,
+            given=begun,
+            detached=begun and not asks and (slopes is not None or self._was_carried(start)),
+            cut="" if ahead is None else ahead.why_not,
             after=before,
+            slopes=slopes,
         )
 
     def _await(self, tensor: Tensor, call: Call, into: dict[str, Tensor], name: str) -> None:
@@ -281,11 +345,30 @@ class _Mark(NamedTuple):
         return there and self.storage == other.storage and self.place == other.place
 
 
-def _handed_on(final: dict[str, _Mark], start: dict[str, Tensor]) -> bool:
-    """Whether a call starts from these final states, unchanged, or views of all of them, with the gradient."""
-    return final.keys() == start.keys() and all(
-        given.requires_grad and final[part].same(_Mark.of(given)) for part, given in start.items()
-    )
+class _Final(NamedTuple):
+    """Where a final state lies, and where autograd has it from."""
+
+    mark: _Mark
+    key: Key
+    shape: torch.Size
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Final:
+        return cls(_Mark.of(tensor), key_of(tensor), tensor.shape)
+
+
+class _Ahead(NamedTuple):
+    """What a call goes on from."""
+
+    call: Call | None  # None: it cannot be followed
+    aliases: dict[str, Tensor]  # that were put in the place of the state
+    slopes: Mapping[str, Tensor] | None  # of what a loop made of it; None: it is handed on as it is
+    why_not: str  # why it cannot be followed
+
+
+def _carried(call: Call, start: Mapping[str, Tensor]) -> bool:
+    """Whether a state without a gradient is what the call put out."""
+    return any(alike(call.final[part], call.pick.states(tensor)) for part, tensor in start.items())
 
 
 def _stands_for(given: Tensor | None, alias: Tensor) -> bool:

@@ -10,7 +10,7 @@ Dimensions: T steps of a chain of calls, n sequences, I inputs, H units, P parts
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from throughtime.cells.cell import Cell, Parameters, Read, State
 from throughtime.engines import Unrolled
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.linked import Linked, linked_inputs
 from throughtime.flow.linear.trajectory import Trajectory
 from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import ROUNDINGS, Snapshot, remarks
+from throughtime.microscope.calls import ROUNDINGS, Snapshot, remarks, started, use_of
+from throughtime.records import Place
 
 _BACK = 4096.0  # how many roundings of its dtype a step back may be away from the equations' derivative,
 _AT_MOST = 0.5  # but not more than this, of the gradients before and after it
@@ -43,7 +45,7 @@ class Step:
 
     number: int  # of the calls that were caught, from 1
     x: Tensor  # (n, I)
-    given: Mapping[str, Tensor]  # part -> (n, H), of the first of a chain; empty: zeros
+    given: Mapping[str, Tensor]  # part -> (n, H), of the first of a chain, and where a loop changed it; empty: zeros
     out: Mapping[str, Tensor]
     B: int
     rows: Tensor | None  # (n,) which sequences were kept; None: all
@@ -53,6 +55,12 @@ class Step:
     cut: str  # why there is none although its state was made from one; empty: it was not
     goes_on: bool  # whether a gradient goes on from its initial state
     keys: Mapping[str, tuple[int, int, int]]  # part -> where autograd has it from
+    shape: torch.Size  # of what it puts out
+    slopes: Mapping[str, Tensor] | None = (
+        None  # part -> (n, H), of its state in what `before` put out; None: it is that
+    )
+    begun: bool = False  # whether it starts from a state that is not zero
+    detached: bool = False  # whether that is what an earlier call put out, without its gradient
     at: int = 0  # its step in its chain
     fed: bool = False  # whether its input was made from an earlier output
     aliased: bool = False  # whether a part is the very tensor of another, or of the state before
@@ -89,7 +97,9 @@ def joined(answered: Iterable[Step]) -> list[list[Step]]:
     return list(chains.values())
 
 
-def sighting(name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...]) -> Sighting:
+def sighting(
+    name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...], place: Place | None = None
+) -> Sighting:
     """A chain of calls as one run, with δ.
 
     Raises FlowError if weights changed, if a state or gradient is not finite, or if a step is not what the cell's
@@ -109,7 +119,14 @@ def sighting(name: str, cell: Cell, chain: Sequence[Step], notes: tuple[str, ...
         )
     rounding = max(torch.finfo(step.dtype).eps for step in chain)
     said = notes + _notes(chain) + _faint(delta, reached, rounding)
-    seen = Sighting(name, along, checked(along, delta.movedim(0, -2).flatten(-2)), float("nan"), said)
+    first = chain[0]
+    start = started(first.begun, first.detached, first.goes_on)
+    x = torch.stack([step.x for step in chain])
+    use = use_of(x, along.lengths, first.B, start, [t for t, step in enumerate(chain) if t and step.detached])
+    read = delta.any(-1).any(0)  # (T, n)
+    if along.T > 1 and bool(read[0].any()) and not bool(read[1:].any()):
+        use = replace(use, wrong_end=(name,))
+    seen = Sighting(name, along, checked(along, delta.movedim(0, -2).flatten(-2)), float("nan"), said, place, use)
     if along.T > 1 and not any(step.aliased for step in chain):
         _check_way_back(seen, reached, rounding, any(step.differentiated for step in chain))
     return seen
@@ -122,6 +139,9 @@ def _told_apart(along: Trajectory, chain: Sequence[Step]) -> tuple[Tensor, Tenso
     def whose(step: Step, reader: int) -> int:
         return _OWN if reader == step.number else _NEXT if reader in members else _ANOTHERS
 
+    # what a loop scaled was rounded in another order than here
+    scaled = any(step.slopes is not None for step in chain)
+    slack = 8 * max(torch.finfo(step.dtype).eps for step in chain) if scaled else 0.0
     direct = along.x.new_zeros(len(parts), along.T, along.B, along.cell.hidden_size)
     back = torch.zeros_like(direct)
     for p, part in enumerate(parts):
@@ -133,22 +153,27 @@ def _told_apart(along: Trajectory, chain: Sequence[Step]) -> tuple[Tensor, Tenso
             at = torch.tensor([t for t, _ in its], device=direct.device)
             shares = [torch.stack([came.shares[i][1] for _, came in its]) for i in range(len(kind))]
             inside = [share for its_, share in zip(kind, shares, strict=True) if its_ != _ANOTHERS]
-            direct[p].index_add_(0, at, _outside(torch.stack([came.whole for _, came in its]), inside))
+            direct[p].index_add_(0, at, _outside(torch.stack([came.whole for _, came in its]), inside, slack))
             for its_, share in zip(kind, shares, strict=True):
                 if its_ == _NEXT:
                     back[p].index_add_(0, at, share.double())
     return direct, back
 
 
-def _outside(whole: Tensor, shares: Sequence[Tensor]) -> Tensor:
-    """The rest, in float64: exactly zero where the shares, added up as autograd does it, are the whole."""
+def _outside(whole: Tensor, shares: Sequence[Tensor], slack: float) -> Tensor:
+    """The rest, in float64: exactly zero where the shares, added up as autograd does it, are the whole.
+
+    `slack`: up to which part of the shares a difference is their rounding.
+    """
     if not shares:
         return whole.double()
     total = shares[0]
     for share in shares[1:]:
         total = total + share
     exact = torch.stack([share.double() for share in shares]).sum(0)
-    return torch.where(whole == total, 0.0, whole.double() - exact)
+    rest = whole.double() - exact
+    rounded = rest.abs() <= slack * torch.stack([share.double().abs() for share in shares]).sum(0)
+    return torch.where((whole == total) | (rounded if slack else whole == total), 0.0, rest)
 
 
 def _check_weights(name: str, chain: Sequence[Step]) -> None:
@@ -185,6 +210,7 @@ def _along(name: str, cell: Cell, chain: Sequence[Step]) -> tuple[Trajectory, Ma
                     "weights and the input, or stop at the first loss that is not finite."
                 )
     parameters: Parameters = {part: value.double() for part, value in first.weights.values[0].items()}
+    cell, x = _linked(cell, chain, x, states)
     old = {part: torch.cat([initial[part].unsqueeze(0), states[part][:-1]]).flatten(0, 1) for part in cell.parts}
     read = Read(**{port: old[part] for port, part in cell.reads.items()})
     new, gates = cell.step(cell.share(x.flatten(0, 1), parameters), read, cell.weights(parameters))
@@ -193,6 +219,21 @@ def _along(name: str, cell: Cell, chain: Sequence[Step]) -> tuple[Trajectory, Ma
     run = Unrolled(cell, states, opened, final, "reference", initial)
     along = Trajectory(cell, parameters, x, run, torch.full((n,), T, device=x.device))
     return along, {part: (new[part].view(T, n, H) - states[part]).abs() for part in cell.parts}
+
+
+def _linked(cell: Cell, chain: Sequence[Step], x: Tensor, states: Mapping[str, Tensor]) -> tuple[Cell, Tensor]:
+    """The cell and its inputs, together with what the loop does to its state between two calls."""
+    changed = [t for t, step in enumerate(chain) if t and step.slopes is not None]
+    if not changed:
+        return cell, x
+    slopes = {part: torch.ones_like(its) for part, its in states.items()}
+    rests = {part: torch.zeros_like(its) for part, its in states.items()}
+    for t in changed:
+        of = chain[t].slopes or {}
+        for part, its in states.items():
+            slopes[part][t] = of[part].double()
+            rests[part][t] = chain[t].given[part].double() - slopes[part][t] * its[t - 1]
+    return Linked(cell), linked_inputs(x, cell.parts, slopes, rests)
 
 
 def _check_equations(name: str, along: Trajectory, off: Mapping[str, Tensor], chain: Sequence[Step]) -> None:

@@ -9,23 +9,32 @@ Dimensions: T steps of a chain of calls, n sequences, I inputs, H units, L layer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from throughtime.cells.cell import Cell, Linear, Parameters, Share, State, Weights
-from throughtime.engines import ENGINES, Engine, Job, Unrolled, choose
+from throughtime.cells.cell import Cell, Parameters, State
+from throughtime.engines import ENGINES, Engine, Job, choose
 from throughtime.errors import FlowError
 from throughtime.flow.adjoint import checked
+from throughtime.flow.linear.linked import Linked, linked_inputs
 from throughtime.flow.linear.sweep import shift
 from throughtime.flow.linear.trajectory import Trajectory
-from throughtime.flow.sighting import Sighting
-from throughtime.microscope.calls import OUTPUT, ROUNDINGS, Anatomy, Call, one_of, remarks
+from throughtime.flow.sighting import Sighting, place_of
+from throughtime.microscope.calls import OUTPUT, ROUNDINGS, Anatomy, Call, one_of, remarks, started, use_of
+from throughtime.microscope.states import run_of
+from throughtime.records import Use
 
-_SAME = 1e-13  # two ways to the same float64
+
+@dataclass(frozen=True)
+class _Link:
+    """What a loop made of the state before one call: d ⊙ z + r, by part (L·D, n, H)."""
+
+    at: Tensor  # (n,) the call's first step in each sequence
+    slopes: Mapping[str, Tensor]
+    rests: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,9 +54,14 @@ class _Chain:
     turned: Tensor  # (T, n) the step that a reverse direction reads in the place of each
     delta: Tensor  # (T, n, D·H) what came back to the output
     ends: Sequence[tuple[Tensor, Mapping[str, Tensor]]]  # of each call: last steps (n,), part -> (L·D, n, H) gradient
+    links: Sequence[_Link]  # what a loop did to the state between two calls; empty: nothing
     rounding: float
     engine: str  # that served the calls
     notes: tuple[str, ...]
+    path: str  # the module's in the model
+    kind: str  # its class
+    run: int
+    use: Use  # all but the directions whose wrong end is read
 
     def turn(self, steps: Tensor) -> Tensor:
         """From natural order to that in which a reverse direction reads, and back."""
@@ -68,17 +82,26 @@ class _Chain:
         return f"{self.name}{where}{self.suffix}"
 
 
-def replay(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call], runs: int = 1) -> list[Sighting]:
-    """One sighting for each layer and direction of a chain of calls, the first layer first.
+@dataclass(frozen=True)
+class Origin:
+    """Which module a chain of calls is of, and which of its chains."""
 
-    `runs`: how many such chains the step has.
+    name: str
+    path: str  # in the model; empty: it is the model
+    kind: str
+    run: int = 1
+    runs: int = 1
+
+
+def replay(origin: Origin, anatomy: Anatomy, calls: Sequence[Call], notes: tuple[str, ...] = ()) -> list[Sighting]:
+    """One sighting for each layer and direction of a chain of calls, the first layer first.
 
     δ at a lower layer is what came back through the layers above it. Costs, for each layer and direction, one run of
     the sequences in float64, its linearisation and one sweep of its adjoint (kept in the sighting), for δ below it.
     Raises FlowError if weights changed, states or gradients are not finite, or the equations do not give the output.
     """
     with torch.no_grad():
-        chain = _put_together(name, suffix, anatomy, calls, runs)
+        chain = _put_together(origin, anatomy, calls, notes)
         alongs = _upward(chain)
     return _downward(chain, alongs)
 
@@ -86,7 +109,8 @@ def replay(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call], runs
 # -- the calls of a chain as one
 
 
-def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call], runs: int) -> _Chain:
+def _put_together(origin: Origin, anatomy: Anatomy, calls: Sequence[Call], notes: tuple[str, ...]) -> _Chain:
+    name = origin.name
     if any(call.changed for call in calls):
         raise FlowError(
             f"the weights of {name} changed between its call and the gradient's return, so that gradient belongs to no "
@@ -114,12 +138,14 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
     for number, call in enumerate(calls):
         given = {part: call.came[part] for part in call.final if part in call.came}
         if number + 1 < len(calls):  # less what came back through the call after it
-            for part, back in calls[number + 1].returned.items():
-                given[part] = given.get(part, zeros) - back
+            after = calls[number + 1]
+            for part, back in after.returned.items():
+                slope = None if after.slopes is None else after.slopes[part]
+                given[part] = _less(given.get(part, zeros), back, slope, call.dtype)
         ends.append((starts[number] + lengths[number] - 1, given))
     return _Chain(
         name=name,
-        suffix=suffix,
+        suffix=f" (call {first.number})" if origin.run > 1 else "",
         cells=anatomy.cells,
         directions=D,
         weights=tuple({k: w.double() for k, w in its.items()} for its in first.weights.values),
@@ -131,10 +157,38 @@ def _put_together(name: str, suffix: str, anatomy: Anatomy, calls: Sequence[Call
         turned=joined.turned(),
         delta=joined.steps([call.came.get(OUTPUT, torch.zeros_like(call.output)) for call in calls]),
         ends=ends,
+        links=[
+            _Link(
+                starts[number],
+                call.slopes,
+                {part: its - call.slopes[part] * calls[number - 1].final[part] for part, its in call.initial.items()},
+            )
+            for number, call in enumerate(calls)
+            if call.slopes is not None
+        ],
         rounding=max(torch.finfo(call.dtype).eps for call in calls),
         engine=first.engine,
-        notes=(*_notes(calls), *one_of(runs)),
+        notes=(*_notes(calls), *one_of(origin.runs), *notes),
+        path=origin.path,
+        kind=origin.kind,
+        run=origin.run,
+        use=use_of(
+            joined.steps([call.x for call in calls]),
+            lengths.sum(0),
+            first.pick.B,
+            started(first.given, first.detached, first.goes_on),
+            [int(starts[number].min()) for number, call in enumerate(calls) if number and call.detached],
+        ),
     )
+
+
+def _less(came: Tensor, back: Tensor, slope: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """What came to a state, less what came through the next call: zero where nothing else did, to the last bit."""
+    through = back if slope is None else (back.to(dtype) * slope.to(dtype)).double()
+    rest = came - through
+    if slope is None:
+        return rest
+    return torch.where(rest.abs() <= 2 * torch.finfo(dtype).eps * came.abs(), 0.0, rest)
 
 
 @dataclass(frozen=True)
@@ -186,21 +240,22 @@ def _upward(chain: _Chain) -> list[list[Trajectory]]:
     """The trajectory of each layer and direction."""
     found: list[list[Trajectory]] = []
     x = chain.x
-    for layer, cell in enumerate(chain.cells):
+    for layer, plain in enumerate(chain.cells):
         last = layer + 1 == len(chain.cells)
         its: list[Trajectory] = []
         for direction in range(chain.directions):
             place = layer * chain.directions + direction
             weights = chain.weights[place]
-            initial = State(**{part: chain.initial[part][place] for part in cell.parts})
+            initial = State(**{part: chain.initial[part][place] for part in plain.parts})
             given = chain.turn(x) if direction else x
             output = chain.side(chain.output, direction) if last else None
             _check_finite(chain, layer, direction, given, initial, output)
+            cell, given = _linked(chain, plain, given, place)
             if output is None:
                 job = Job(cell, weights, given, initial, chain.lengths, inside=False)
                 output = _engine(job, chain.engine).run(job).output
                 _check_finite(chain, layer, direction, given, initial, output)
-            along, off = _along(cell, weights, given, initial, chain.lengths, output)
+            along, off = run_of(cell, weights, given, initial, chain.lengths, output)
             if last:
                 _check_equations(chain, layer, direction, along, off)
             its.append(along)
@@ -212,127 +267,26 @@ def _upward(chain: _Chain) -> list[list[Trajectory]]:
     return found
 
 
+def _linked(chain: _Chain, cell: Cell, x: Tensor, place: int) -> tuple[Cell, Tensor]:
+    """The cell and its inputs, together with what a loop does to its state between two calls."""
+    if not chain.links:
+        return cell, x
+    every = torch.arange(x.shape[1], device=x.device)
+    slopes = {part: x.new_ones(*x.shape[:2], cell.hidden_size) for part in cell.parts}
+    rests = {part: x.new_zeros(*x.shape[:2], cell.hidden_size) for part in cell.parts}
+    for link in chain.links:
+        for part in cell.parts:
+            slopes[part][link.at, every] = link.slopes[part][place]
+            rests[part][link.at, every] = link.rests[part][place]
+    return Linked(cell), linked_inputs(x, cell.parts, slopes, rests)
+
+
 def _engine(job: Job, served: str) -> Engine:
     """The one that served, if it can again: in a chaotic net rounding alone would lead another one elsewhere."""
+    if isinstance(job.cell, Linked):
+        served = "reference"
     again = (engine for engine in ENGINES if engine.name == served and engine.why_not(job) is None)
     return next(again, None) or choose(job)
-
-
-class _Seen:
-    """The output part before each step, known for all of them, and what recurrent maps make of it, made once."""
-
-    def __init__(self, before: Tensor, weights: Weights, parameters: Parameters) -> None:
-        self.all = before.flatten(0, 1)  # (T·n, H)
-        self._steps = before.unbind(0)
-        self.T = len(before)
-        self.at(-1)
-        self.weights = Weights(
-            {block: cast(Linear, self._map(getattr(weights, block))) for block in weights}, parameters
-        )
-
-    def at(self, t: int) -> None:
-        """Let the maps be asked about one step from now on; −1: about all."""
-        self.now, self._t = self.all if t < 0 else self._steps[t], t
-
-    def by_step(self, values: Tensor) -> Tensor:
-        """(T·n, ...) as (T, n, ...)."""
-        return values.view(self.T, -1, *values.shape[1:])
-
-    def _map(self, linear: Linear) -> Callable[[Tensor], Tensor]:
-        made: list[Tensor] = []
-        by_step: list[Tensor] = []
-
-        def of(v: Tensor) -> Tensor:
-            if v is not self.now:
-                return linear(v)
-            if not made:
-                made.append(linear(self.all))
-                by_step.extend(self.by_step(made[0]).unbind(0))
-            return made[0] if self._t < 0 else by_step[self._t]
-
-        return of
-
-
-def _along(
-    cell: Cell, parameters: Parameters, x: Tensor, initial: State, lengths: Tensor, output: Tensor
-) -> tuple[Trajectory, Tensor]:
-    """The run of a cell whose output is known, and how far its steps are from that output, (T, n, H).
-
-    All steps go at once, from the output and the other parts of the state before each. Where such a part is
-    f_t ⊙ itself + g_t with f and g known from the output, as an LSTM's cell state is, it takes one product a step;
-    whether that was so is seen when all steps are there. Else the steps go one by one first.
-    """
-    last = cell.parts[-1]
-    output = _held(output, lengths)
-    seen = _Seen(torch.cat([initial[last].unsqueeze(0), output[:-1]]), cell.weights(parameters), parameters)
-    u = cell.share(x, parameters)
-    others = _summed(cell, u, seen, initial) if len(cell.parts) > 1 else {}
-    made, gates = _step(cell, u, seen, _before(others, initial))
-    if not all(bool(((made[p] - its).abs() <= _SAME * (1 + its.abs())).all()) for p, its in others.items()):
-        others = _step_by_step(cell, u, seen, initial)
-        made, gates = _step(cell, u, seen, _before(others, initial))
-    states = {part: _held(its, lengths) for part, its in others.items()} | {last: output}
-    final = State(**{part: states[part][-1] for part in cell.parts})
-    run = Unrolled(cell, states, gates, final, "reference", initial, lengths)
-    along = Trajectory(cell, parameters, x, run, lengths)
-    return along, (made[last] - output).abs().masked_fill_(~along.running().unsqueeze(-1), 0.0)
-
-
-def _held(steps: Tensor, lengths: Tensor) -> Tensor:
-    """Past each length, as it was at the last step."""
-    if bool((lengths == len(steps)).all()):
-        return steps
-    at = torch.arange(len(steps), device=steps.device).unsqueeze(1)
-    return steps.gather(0, torch.minimum(at, lengths - 1).unsqueeze(-1).expand_as(steps))
-
-
-def _before(states: Mapping[str, Tensor], initial: State) -> dict[str, Tensor]:
-    return {part: torch.cat([initial[part].unsqueeze(0), its[:-1]]) for part, its in states.items()}
-
-
-def _step(cell: Cell, u: Share, seen: _Seen, before: Mapping[str, Tensor]) -> tuple[State, dict[str, Tensor]]:
-    """All steps side by side, from the parts before them that are not the output; (T, n, H) each."""
-    parts = {part: its.flatten(0, 1) for part, its in before.items()} | {cell.parts[-1]: seen.all}
-    new, gates = cell.advance(u.map(lambda share: share.flatten(0, 1)), State(**parts), seen.weights)
-    return new.map(seen.by_step), {name: seen.by_step(value) for name, value in gates.items()}
-
-
-def _summed(cell: Cell, u: Share, seen: _Seen, initial: State) -> dict[str, Tensor]:
-    """The parts of the state that are not the output, as if they were f_t ⊙ themselves + g_t: (T, n, H) each."""
-    leaves = {part: seen.by_step(torch.zeros_like(seen.all)).requires_grad_() for part in cell.parts[:-1]}
-    with torch.enable_grad():
-        at_zero, _ = _step(cell, u, seen, leaves)
-    found: dict[str, Tensor] = {}
-    for part, leaf in leaves.items():
-        slope, rest = _slope(at_zero[part], leaf), at_zero[part].detach()
-        found[part] = its = torch.empty_like(rest)
-        before = initial[part]
-        for f, g, here in zip(slope.unbind(0), rest.unbind(0), its.unbind(0), strict=True):
-            before = torch.addcmul(g, f, before, out=here)
-    return found
-
-
-def _slope(made: Tensor, leaf: Tensor) -> Tensor:
-    """∂made/∂leaf of what keeps the units apart."""
-    if not made.requires_grad:
-        return torch.zeros_like(leaf)
-    ones = torch.ones_like(made)
-    (found,) = torch.autograd.grad(made, leaf, ones, retain_graph=True, allow_unused=True, materialize_grads=True)
-    return found
-
-
-def _step_by_step(cell: Cell, u: Share, seen: _Seen, initial: State) -> dict[str, Tensor]:
-    shares = {name: share.unbind(0) for name, share in u.items()}
-    found: dict[str, list[Tensor]] = {part: [] for part in cell.parts[:-1]}
-    state = initial
-    for t in range(seen.T):
-        seen.at(t)
-        before = State(**{**state, cell.parts[-1]: seen.now})
-        state, _ = cell.advance(Share(**{name: its[t] for name, its in shares.items()}), before, seen.weights)
-        for part, its in found.items():
-            its.append(state[part])
-    seen.at(-1)
-    return {part: torch.stack(its) for part, its in found.items()}
 
 
 def _check_finite(chain: _Chain, layer: int, direction: int, x: Tensor, initial: State, output: Tensor | None) -> None:
@@ -390,6 +344,7 @@ def _size(along: Trajectory) -> Tensor:
 def _downward(chain: _Chain, alongs: Sequence[Sequence[Trajectory]]) -> list[Sighting]:
     found: list[Sighting] = []
     delta = chain.delta
+    chain = replace(chain, use=replace(chain.use, wrong_end=_wrong_ends(chain)))
     for layer in reversed(range(len(chain.cells))):
         seen = [_seen(chain, layer, d, along, delta) for d, along in enumerate(alongs[layer])]
         found[:0] = seen
@@ -398,6 +353,22 @@ def _downward(chain: _Chain, alongs: Sequence[Sequence[Trajectory]]) -> list[Sig
             delta = back[0] if len(back) == 1 else back[0] + chain.turn(back[1])
             delta = delta if chain.masks is None else delta * chain.masks[layer - 1]
     return found
+
+
+def _wrong_ends(chain: _Chain) -> tuple[str, ...]:
+    """Directions of the last layer of whose outputs the loss reads the first that they make, and no other."""
+    if int(chain.lengths.max()) < 2:
+        return ()
+    layer, every = len(chain.cells) - 1, torch.arange(len(chain.lengths), device=chain.lengths.device)
+    found = []
+    for direction in range(chain.directions):
+        read = chain.side(chain.delta, direction).any(-1)
+        for ends, gradients in chain.ends:
+            for gradient in gradients.values():
+                read[ends, every] |= gradient[layer * chain.directions + direction].any(-1)
+        if bool(read[0].any()) and not bool(read[1:].any()):
+            found.append(chain.called(layer, direction))
+    return tuple(found)
 
 
 def _seen(chain: _Chain, layer: int, direction: int, along: Trajectory, delta: Tensor) -> Sighting:
@@ -417,7 +388,9 @@ def _seen(chain: _Chain, layer: int, direction: int, along: Trajectory, delta: T
         given = checked(along, whole.masked_fill(~along.running().unsqueeze(-1), 0.0))
     except FlowError as error:
         raise FlowError(f"{chain.called(layer, direction)}: {error}") from None
-    return Sighting(chain.called(layer, direction), along, given, float("nan"), tuple(notes))
+    suffix = f"_l{layer}{'_reverse' * direction}"
+    of = place_of(chain.cells[layer], chain.path, chain.kind, layer, direction, suffix, run=chain.run)
+    return Sighting(chain.called(layer, direction), along, given, float("nan"), tuple(notes), of, chain.use)
 
 
 def _to_input(seen: Sighting) -> Tensor:
@@ -431,4 +404,4 @@ def _to_input(seen: Sighting) -> Tensor:
         shares = along.cell.share(x, along.parameters)
         made = [name for name in shares if shares[name].requires_grad]
         (back,) = torch.autograd.grad([shares[name] for name in made], x, [pulled[name] for name in made])
-    return back
+    return back[..., : along.cell.inner.input_size] if isinstance(along.cell, Linked) else back

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from throughtime.cells.cell import Cell
-from throughtime.errors import FlowError
+from throughtime.errors import FlowError, FlowWarning
 from throughtime.flow.credit import Derivative
 from throughtime.flow.survey import Extent, survey
 from throughtime.microscope.catcher import Catcher
 from throughtime.microscope.cells import CellCatcher
-from throughtime.microscope.finding import LOOKED_FOR, find
+from throughtime.microscope.finding import find, nothing
+from throughtime.microscope.health import Health
 from throughtime.microscope.hearing import Ear, inside_backward
 from throughtime.microscope.layers import LayerCatcher
-from throughtime.records import FlowRecord
+from throughtime.records import FlowRecord, NonFinite, Watched
 
 
 def watch(
@@ -33,6 +37,7 @@ def watch(
     derivative: Derivative = "boundary",
     thorough: bool = False,
     sequences: int | None = 4,
+    lag: int | None = None,
 ) -> Watch:
     """Look at the gradient through time in every recurrent layer of a model, while it is trained as it always was.
 
@@ -41,6 +46,7 @@ def watch(
     the same: losses, gradients, weights, random numbers.
 
     `every`: each so many-th training step is measured, from the first on; or a function of the step's number, from 0.
+    `lag`: how many steps back the task has to be learned, if you know; findings are held against it.
     `derivative` as in `tt.flow.credit`. `thorough`: all measures, for a look now and then, instead of those that are
     cheap enough to be left on. `sequences`: at most so many of each batch, evenly spread by length; None: all.
 
@@ -54,7 +60,8 @@ def watch(
     >>> flow.record.layer, flow.record.T, flow.record.update
     ('lstm', 20, 0)
 
-    Raises FlowError for settings that make no sense; see `Watch` for what happens when nothing can be measured.
+    Raises FlowError for settings that make no sense. A model in which there is nothing to watch is trained all the
+    same, with a warning; see `Watch`.
     """
     if not callable(every) and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
         raise FlowError(f"every is a number of steps from 1 on, or a function of the step's number, not {every!r}.")
@@ -62,7 +69,9 @@ def watch(
         raise FlowError(f"derivative is one of {', '.join(get_args(Derivative))}, not {derivative!r}.")
     if sequences is not None and sequences < 1:
         raise FlowError(f"sequences is how many of a batch are measured, from 1 on, or None for all; not {sequences}.")
-    return Watch(model, every, derivative, thorough, sequences)
+    if lag is not None and (not isinstance(lag, int) or isinstance(lag, bool) or lag < 1):
+        raise FlowError(f"lag is how many steps back the task has to be learned, from 1 on, not {lag!r}.")
+    return Watch(model, every, derivative, thorough, sequences, lag)
 
 
 class Watch:
@@ -72,8 +81,9 @@ class Watch:
     backward pass is a step, several through one forward pass are one. What a due step caught is measured when the
     next step begins, at the end, or when a record is asked for. Calls under torch.no_grad are no steps.
 
-    Nothing here fails a training step: what could not be measured is told in `left_out`. Raises FlowError on entering
-    a model in which there is nothing to watch, and when `record` is asked for and there is none, with why.
+    Nothing here fails a training step: what could not be measured is told in `left_out`, and a model in which there is
+    nothing to watch earns a FlowWarning on entering. FlowError is raised only when `record` is asked for and there is
+    none, with why. At every step, due or not, each layer's output and gradient are looked through for NaN and infinity.
     """
 
     def __init__(
@@ -83,8 +93,10 @@ class Watch:
         derivative: Derivative,
         thorough: bool,
         sequences: int | None,
+        lag: int | None,
     ) -> None:
         self._model = model
+        self._lag = lag
         self._every = every
         self._derivative: Derivative = derivative
         self._thorough = thorough
@@ -97,6 +109,7 @@ class Watch:
         self._ended = True  # whether a gradient came back to the step that began last
         self._open = False  # whether the step that began last is being caught
         self._opened = 0  # steps that were
+        self._nothing = ""  # why there is nothing to watch in the model; empty: there is something
         self._called: set[str] = set()  # layers that were called with gradients on,
         self._quietly: set[str] = set()  # without,
         self._again: set[str] = set()  # inside a backward pass,
@@ -105,6 +118,8 @@ class Watch:
         self._missed: dict[str, str] = {}  # layer -> why the last try to measure it failed
         self._records: tuple[FlowRecord, ...] = ()
         self._history: list[FlowRecord] = []
+        self._non_finite: dict[tuple[str, str], NonFinite] = {}  # of the last step that had any, by layer and way
+        self._stale = False  # whether the last due step could not be measured, or met NaN or infinity since
 
     # -- what a person asks for
 
@@ -129,8 +144,21 @@ class Watch:
         records = self.records
         if not records:
             raise FlowError(self._why_nothing())
-        forward = [record for record in records if not record.layer.partition(" ")[0].endswith("_reverse")] or records
-        return next((record for record in reversed(forward) if " (" not in record.layer), forward[-1])
+        places = [(record, record.place) for record in records]
+        first = [r for r, place in places if place is None or (place.direction == 0 and place.run == 1)]
+        return (first or list(records))[-1]
+
+    @property
+    def non_finite(self) -> tuple[NonFinite, ...]:
+        """Where layers met NaN or infinity, in the last step that had any, due or not; the first place first."""
+        return tuple(sorted(self._non_finite.values(), key=lambda its: (its.way != "forward", its.input)))
+
+    @property
+    def watched(self) -> Watched:
+        """Every layer of the last step that was measured, and what was not finite since: what `tt.diagnose` takes."""
+        records = self.records
+        since = tuple(its for its in self.non_finite if not records or its.update >= records[0].update)
+        return Watched(records, since, self.left_out)
 
     @property
     def history(self) -> tuple[FlowRecord, ...]:
@@ -143,43 +171,68 @@ class Watch:
         return tuple(dict.fromkeys((*self._refused, *self._missed.values(), *self._unseen())))
 
     def scalars(self) -> dict[str, float]:
-        """Numbers of the last step that was measured, for a tracker; finite ones alone.
+        """Numbers of the last step that was measured, for a tracker; NaN where a number is not known.
 
-        `flow/LAYER/horizon` and `half_life` in steps (not there if no lag was long enough to know),
-        `gradient_at_start` and `gradient_at_end`: log10 of ‖dL/dz‖ at the first and last step, and `gate_NAME`: the
-        gate's mean opening.
+        `flow/LAYER/horizon` in steps, `decay` in steps (what the state takes to lose half of a gradient, behind the
+        first step back), `gradient_at_start` and `gradient_at_end`: log10 of ‖dL/dz‖ at the first and last step, and
+        `gate_NAME`: the gate's mean opening. The names are the same from step to step: of several runs of steps
+        through one layer the longest counts. All are NaN once a due step could not be measured, and after a step that
+        met NaN or infinity, until one is measured again.
         """
         found: dict[str, float] = {}
         for record in self.records:
+            place = record.place
+            layer = record.layer if place is None or place.run == 1 else ""
+            if not layer:
+                continue
             its: dict[str, float | None] = {
                 "horizon": record.horizon,
                 "half_life": record.half_life,
+                "decay": record.decay,
                 "gradient_at_start": float(record.adjoint[0]),
                 "gradient_at_end": float(record.adjoint[-1]),
             }
             its |= {f"gate_{gate}": float(np.nanmean(stats.mean)) for gate, stats in record.gates.items()}
-            found |= {f"flow/{record.layer}/{name}": float(v) for name, v in its.items() if v is not None}
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+            found |= {f"flow/{layer}/{name}": math.nan if v is None else float(v) for name, v in its.items()}
+        known = {name: value if math.isfinite(value) else math.nan for name, value in found.items()}
+        return dict.fromkeys(known, math.nan) if self._stale else known
 
     # -- on and off
 
     def start(self) -> Self:
-        """Begin to watch; raises FlowError if there is nothing to watch, or if it began before."""
+        """Begin to watch; raises FlowError if it began before. Warns if there is nothing to watch."""
         if self._started:
             raise FlowError("a watch is entered once; make another one with tt.watch(model).")
         found = find(self._model)
         self._refused = dict.fromkeys(found.refused)
-        if not found.watchable:
-            whole = f"there is nothing to watch in {type(self._model).__name__}"
-            raise FlowError(
-                f"{whole}: {' '.join(found.refused)}" if found.refused else f"{whole}: looked for {LOOKED_FOR}."
-            )
         self._started = True
+        self._nothing = nothing(self._model, found)
+        if self._nothing:
+            warnings.warn(self._nothing, FlowWarning, stacklevel=2)
+        paths = {id(module): path for path, module in self._model.named_modules()}
         for name, module in found.watchable:
             kind = CellCatcher if isinstance(module, nn.RNNCellBase | Cell) else LayerCatcher
-            self._catchers[name] = kind(name, module, self._sequences)
-            self._ears.append(Ear(module, partial(self._on_call, name), partial(self._on_gradient, name)))
+            self._catchers[name] = catcher = kind(name, module, self._sequences)
+            catcher.path = paths.get(id(module), name)
+            health = Health(name, lambda: self._steps, self._on_non_finite)
+            self._ears.append(
+                Ear(
+                    module,
+                    partial(self._on_call, name),
+                    self._quiet(name, partial(self._on_output, catcher, health)),
+                    partial(self._on_gradient, name, health),
+                )
+            )
         return self
+
+    def _quiet(self, name: str, look: Callable[..., None]) -> Callable[..., None]:
+        def quietly(*args: Any) -> None:
+            try:
+                look(*args)
+            except Exception as error:
+                self._missed[name] = f"{name} could not be followed: {type(error).__name__}: {error}"
+
+        return quietly
 
     def stop(self) -> None:
         """Measure what was caught last, and take every hook off; what was measured stays."""
@@ -217,8 +270,23 @@ class Watch:
             if self._ended:
                 self._begin()
 
-    def _on_gradient(self, name: str) -> None:
+    def _on_output(self, catcher: Catcher, health: Health, module: nn.Module, args: Any, output: Any) -> None:
+        catcher.remember(output)
+        if torch.is_grad_enabled():
+            health.called(module, args, output)
+
+    def _on_non_finite(self, found: NonFinite) -> None:
+        """The first of each kind in a step counts; those of an earlier step are forgotten."""
+        if any(its.update != found.update for its in self._non_finite.values()):
+            self._non_finite = {}
+        key = found.layer, found.way
+        if key not in self._non_finite or self._non_finite[key].sequence is None:
+            self._non_finite[key] = found
+        self._stale = True
+
+    def _on_gradient(self, name: str, health: Health, gradient: Tensor) -> None:
         self._reached.add(name)
+        self._quiet(name, health.weight)(gradient)
         if not self._ended:
             self._ended = True
             self._steps += 1
@@ -267,15 +335,26 @@ class Watch:
                         self._missed[name] = f"{name} could not be measured: {type(error).__name__}: {error}"
                     finally:
                         catcher.close()
+            self._stale = len(found) == 0 or any(its.update == self._measured for its in self._non_finite.values())
             if found:
                 self._records = tuple(found)
                 self._history += found
 
+    @property
+    def _measured(self) -> int:
+        """The number of the step that is measured: it has been counted, if it ended."""
+        return self._steps - self._ended
+
     def _measure(self, catcher: Catcher) -> list[FlowRecord]:
         extent: Extent = "whole" if self._thorough else "quick"
-        update = self._steps - self._ended  # the step that is being measured has been counted, if it ended
+        update = self._measured
+        lost = next((its for its in self.non_finite if its.layer == catcher.name and its.update == update), None)
         return [
-            survey(seen, moment="during", update=update, derivative=self._derivative, extent=extent)
+            replace(
+                survey(seen, moment="during", update=update, derivative=self._derivative, extent=extent),
+                non_finite=lost,
+                lag=self._lag,
+            )
             for seen in catcher.sightings()
         ]
 
@@ -288,16 +367,24 @@ class Watch:
                     "reentrant), where its calls cannot be told apart; checkpoint with use_reentrant=False."
                 )
             else:
-                yield (
-                    f"a gradient reached the weights of {name}, but none of its calls was seen: the model was compiled "
-                    "into one graph, in which hooks do not run. Watch it without torch.compile for some steps."
+                why = (
+                    f"something calls {name}.forward(...) in place of {name}(...), which runs no hooks; call the module"
                 )
+                if "torch._dynamo" in sys.modules:  # something was compiled
+                    why += (
+                        ". Or the model was compiled into one graph, in which hooks do not run either; then watch it "
+                        "without torch.compile for some steps"
+                    )
+                yield f"a gradient reached the weights of {name}, but none of its calls was seen: {why}."
 
     def _why_nothing(self) -> str:
         if not self._started:
             return "this watch was never entered: put the training step into `with tt.watch(model) as flow:`."
+        if self._nothing:
+            return self._nothing
         if self._missed or any(True for _ in self._unseen()):
-            return " ".join((*self._missed.values(), *self._unseen()))
+            lost = (its.sentence for its in self.non_finite[:1])
+            return " ".join((*lost, *self._missed.values(), *self._unseen()))
         names = ", ".join(self._catchers)
         if not self._called:
             quietly = ", ".join(name for name in self._catchers if name in self._quietly)

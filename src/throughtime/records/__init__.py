@@ -12,6 +12,7 @@ from throughtime.records.files import DAMAGE, FORMAT, encode, read, read_json, w
 from throughtime.records.layer import BoundRecord, Example, FlowRecord, GateStats, MemoryRecord
 from throughtime.records.parameters import ParameterCredit
 from throughtime.records.paths import CarouselRecord, PathRecord
+from throughtime.records.place import MemoryGate, NonFinite, Place, Use
 from throughtime.records.spectrum import LyapunovRecord, SingularRecord
 from throughtime.records.training import (
     DataCard,
@@ -23,6 +24,7 @@ from throughtime.records.training import (
     Settings,
     Study,
     Update,
+    Watched,
 )
 
 __all__ = [
@@ -43,15 +45,20 @@ __all__ = [
     "LagProfile",
     "LyapunovRecord",
     "Measurement",
+    "MemoryGate",
     "MemoryRecord",
     "ModelCard",
+    "NonFinite",
     "ParameterCredit",
     "PathRecord",
+    "Place",
     "RunRecord",
     "Settings",
     "SingularRecord",
     "Study",
     "Update",
+    "Use",
+    "Watched",
     "decode",
     "encode",
     "read",

@@ -38,6 +38,20 @@ class LagProfile:
         fallen = self.lags[self.median < math.log10(0.5)]
         return int(fallen[0]) if fallen.size else None
 
+    def decay(self) -> float | None:
+        """Steps in which the median halves behind lag 1, on average down to 1% of what lag 1 has left.
+
+        The first step back pays once for what lies between the output and the state, an LSTM's output gate for
+        example; from there on it is the state that fades. None: it grows, or nothing is left at lag 1 or 2.
+        """
+        there = np.flatnonzero((self.lags >= 1) & np.isfinite(self.median))
+        if there.size < 2 or self.lags[there[0]] != 1:
+            return None
+        fallen = np.flatnonzero(self.median[there] < self.median[there[0]] - 2.0)
+        last = there[fallen[0]] if fallen.size else there[-1]
+        lost = float(self.median[there[0]] - self.median[last])
+        return float(self.lags[last] - 1) * math.log10(2.0) / lost if lost > 0 else None
+
     def longest(self) -> int:
         """The largest lag that was measured; a horizon equal to it is a lower bound."""
         measured = self.lags[~np.isnan(self.median)]

@@ -13,6 +13,7 @@ from throughtime.records.arrays import Count, Duration, Floats, Integers
 from throughtime.records.credit import LagProfile
 from throughtime.records.parameters import ParameterCredit
 from throughtime.records.paths import CarouselRecord, PathRecord
+from throughtime.records.place import MemoryGate, NonFinite, Place, Use
 from throughtime.records.spectrum import LyapunovRecord, SingularRecord
 
 
@@ -105,6 +106,15 @@ class FlowRecord:
     lyapunov: LyapunovRecord | None = None
     examples: tuple[Example, ...] = ()
     left_out: tuple[str, ...] = ()  # what was not measured, and why; sentences
+    place: Place | None = None  # None: not known (an older record, or one made by hand)
+    use: Use | None = None
+    non_finite: NonFinite | None = None  # where its layer met NaN or infinity in the same step, in any sequence
+    lag: int | None = None  # the lag that a person said is needed
+
+    @property
+    def memory_gates(self) -> tuple[MemoryGate, ...]:
+        """The gates whose opening is memory."""
+        return () if self.place is None else self.place.memory
 
     @property
     def horizon(self) -> int | None:
@@ -115,3 +125,8 @@ class FlowRecord:
     def half_life(self) -> int | None:
         """The first lag at which less than half of the gradient is left."""
         return self.lags.half_life()
+
+    @property
+    def decay(self) -> float | None:
+        """Steps in which a gradient halves, behind the first step back; None: it does not, or nothing is left there."""
+        return self.lags.decay()

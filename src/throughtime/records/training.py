@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from throughtime.records.arrays import Count, Duration, Finite, Seed
 from throughtime.records.layer import FlowRecord
+from throughtime.records.place import NonFinite
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,15 @@ class Study:
     machine: str
     data: DataCard
     runs: tuple[RunRecord, ...]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a watch saw last: every layer of a model in one training step, and whatever was not finite since."""
+
+    flows: tuple[FlowRecord, ...]
+    non_finite: tuple[NonFinite, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ def _named(groups: Mapping[tuple[str, str], list[FlowRecord]]) -> list[str]:
 
 def _is_found(flows: list[FlowRecord]) -> bool:
     """Whether these are of a layer in somebody's own model, which was found as it is."""
-    return not flows[0].layer.startswith("recurrent.") and all(flow.moment == "during" for flow in flows)
+    return all(flow.place is not None and not flow.place.ours for flow in flows)
 
 
 def _in_layer(name: str, layer: str) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from throughtime.diagnosis.thresholds import KEEPING
 from throughtime.records import Example, Floats, FlowRecord
 from throughtime.view import words
 from throughtime.view.figures import DASHES, Axis, Bar, Bars, Lines, Series, Strip, StripRow
@@ -52,10 +51,9 @@ def section(subject: Subject, step: str) -> Section:
 
 def _keeping(flow: FlowRecord) -> tuple[str, float] | None:
     """The gate that decides what is kept, and its mean opening."""
-    for name in KEEPING:
-        if name in flow.gates:
-            return name, float(np.mean(flow.gates[name].mean))
-    return None
+    there = (gate.gate for gate in flow.memory_gates if gate.sign > 0 and gate.gate in flow.gates)
+    name = next(there, None)
+    return None if name is None else (name, float(np.mean(flow.gates[name].mean)))
 
 
 def _headline(strands: Sequence[Strand], gated: Sequence[Strand]) -> Node:

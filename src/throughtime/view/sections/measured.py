@@ -24,7 +24,7 @@ def section(subject: Subject, measurement: Measurement) -> Section:
         body.append(tag("pre", tag("code", measurement.command), class_="command", tabindex=0))
     body += [tag("div", _layers(subject), class_="scroll"), _where(measurement)]
     notes = list(measurement.notes)
-    if any(flow.layer.partition(" ")[0].endswith("_reverse") for flow in measurement.flows):
+    if any(flow.place is not None and flow.place.direction for flow in measurement.flows):
         notes.append("A layer that reads backwards (…_reverse) counts its steps as it reads: 0 is a sequence's last.")
     if notes:
         body += [tag("h3", "How the model was called"), tag("ul", (tag("li", n) for n in notes))]

@@ -31,7 +31,7 @@ def judge(strand: Strand, data: DataCard | None) -> Judgement:
     reached = lags.horizon()
     if reached is None:
         return Judgement("open", "Cannot be told: no lag was measured.")
-    need = data.lag if data else None
+    need = data.lag if data is not None and data.lag is not None else strand.now.lag
     if need is None:
         if words.censored(lags):
             whole = lags.longest() >= strand.now.T - 1
