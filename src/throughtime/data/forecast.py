@@ -5,7 +5,8 @@ Dimensions: N rows of a series, T steps read, I columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from throughtime.data import clocks, files, tables
+from throughtime.data import clocks, files, numerals, tables
 from throughtime.data.inputs import missing
 from throughtime.data.options import Options
 from throughtime.data.preparation import Preparation
@@ -51,13 +52,11 @@ def ahead(source: str, prepared: Preparation, steps: int) -> Ahead:
     Raises InputError, naming the file and row where there is one, for a column that is not there or a cell that is
     no number (a gap too, unless the training data's gaps were filled).
     """
-    table = _table(source)
+    table = _table(source, prepared)
     missing(table, prepared.columns, "the net reads")
     missing(table, [name for name in (prepared.series, prepared.time) if name], "orders the rows")
     which = texts(table.frame[prepared.series]) if prepared.series else [""] * table.frame.height
-    clock: NDArray[np.float64] | None = None
-    if prepared.time:
-        _, clock = clocks.find(table, Options(time=prepared.time, series=prepared.series or None))
+    clock = _seconds(table, prepared) if prepared.time else None
     x = np.stack([_numbers(table, name, prepared) for name in prepared.columns], axis=1)
     found = []
     for name in dict.fromkeys(which):
@@ -79,11 +78,24 @@ def ahead(source: str, prepared: Preparation, steps: int) -> Ahead:
     return Ahead(tuple(found), prepared.series, prepared.time, tuple(notes))
 
 
-def _table(source: str) -> Table:
+def _table(source: str, prepared: Preparation) -> Table:
     file = files.read(Path(source))
     if file.ending not in tables.known():
         raise InputError(f"{file.name}: this net reads a table of numbers; give a .csv, .tsv, .jsonl or .parquet file.")
-    return tables.read(file)
+    named = [name for name in (*prepared.columns, prepared.series, prepared.time) if name]
+    unnamed = all(re.fullmatch(r"column \d+", name) for name in named)
+    table = tables.read(file, not unnamed if file.ending in tables.HEADED else None)
+    numeric = [name for name in prepared.columns if name in table.frame.columns]
+    options = Options(decimal=prepared.decimal or None)
+    plain = numerals.plainly(replace(table, frame=table.frame.select(numeric), notes=()), options)
+    return replace(table, frame=table.frame.with_columns(plain.frame.get_columns()))
+
+
+def _seconds(table: Table, prepared: Preparation) -> NDArray[np.float64]:
+    options = Options(time=prepared.time, series=prepared.series or None, date_format=prepared.date_format or None)
+    clock = clocks.find(table, options)
+    assert clock is not None, "a column that is asked for is found, or refused"
+    return clock.seconds
 
 
 def _numbers(table: Table, name: str, prepared: Preparation) -> NDArray[np.float64]:

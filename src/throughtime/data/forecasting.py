@@ -19,7 +19,7 @@ from throughtime.data.answers import LARGEST, moments
 from throughtime.data.assembly import sizes, spread
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import Shares, checked
-from throughtime.data.options import Options
+from throughtime.data.options import Decimal, Options
 from throughtime.data.preparation import Preparation
 from throughtime.data.streams import Series, window_length
 from throughtime.data.tables import Table, listed, numbers, texts
@@ -54,7 +54,8 @@ class _Rows:
     place: NDArray[np.int64]  # (N,) which record of the table each row is
     runs: tuple[tuple[str, int, int], ...]  # (series, first row, row behind its last)
     notes: tuple[str, ...]
-    time: str = ""  # the column of time
+    clock: clocks.Clock | None
+    decimal: Decimal | None
 
 
 def load(table: Table, options: Options) -> Dataset:
@@ -147,7 +148,9 @@ def load(table: Table, options: Options) -> Dataset:
         answer=names,
         columns=rows.names,
         series=options.series or "",
-        time=rows.time,
+        time="" if rows.clock is None else rows.clock.name,
+        date_format="" if rows.clock is None else rows.clock.format or "",
+        decimal=rows.decimal or "",
         gaps=options.gaps if options.gaps == "previous" else "",
         mean=tuple(mean.tolist()),
         deviation=tuple(deviation.tolist()),
@@ -264,7 +267,7 @@ def _ordered(table: Table, options: Options) -> _Rows:
         notes.append("no column says when: the rows are taken in the file's order, the first as the earliest")
     if options.series:
         notes.append(f'{len(runs):,} series, told apart by "{options.series}"')
-    return _Rows(tuple(names), x[order], order.astype(np.int64), runs, tuple(notes), time or "")
+    return _Rows(tuple(names), x[order], order.astype(np.int64), runs, tuple(notes), clock, table.decimal)
 
 
 def _undecided(table: Table, name: str, options: Options) -> InputError:

@@ -63,7 +63,7 @@ def plainly(table: Table, options: Options) -> Table:
         if truth is not None:
             written.append(truth)
             notes.append(f'"{name}" read as 1 for true and 0 for false')
-    return replace(table, frame=table.frame.with_columns(written), notes=(*table.notes, *notes))
+    return replace(table, frame=table.frame.with_columns(written), notes=(*table.notes, *notes), decimal=mark)
 
 
 def _open(table: Table, name: str, why: str) -> InputError:

@@ -19,6 +19,8 @@ class Preparation:
     columns: tuple[str, ...] = ()  # rows: what a step reads, in order
     series: str = ""  # rows: the column that tells series apart
     time: str = ""  # rows: the column of time
+    date_format: str = ""  # rows: how its dates are written, where that was a choice
+    decimal: Literal["", "point", "comma"] = ""  # rows: the mark of decimals
     gaps: str = ""  # rows: how gaps are filled; empty: they are refused
     vocabulary: tuple[str, ...] = ()  # words and characters: by token number
     longest: int = 0  # words: how many are kept of a text, its last ones

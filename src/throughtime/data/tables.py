@@ -19,9 +19,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from throughtime.data.files import File
+from throughtime.data.options import Decimal
 from throughtime.errors import InputError
 
 GAPS = ("", "na", "n/a", "nan", "-nan", "null", "none", "#n/a")  # how files write "not known", in lower case
+HEADED = (".csv", ".tsv")  # whose first row may name the columns
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -34,6 +36,7 @@ class Table:
     first_row: int  # the number of the first record, as a person counts
     digest: str
     notes: tuple[str, ...] = ()
+    decimal: Decimal | None = None  # the mark that its numbers had, once they are written plainly
 
     def where(self, index: int) -> str:
         """A record's place, as errors name it."""
@@ -82,12 +85,12 @@ def read(file: File, header: bool | None = None) -> Table:
     """
     if header is not None and file.ending not in (".csv", ".tsv"):
         raise InputError(f"--header does not fit {file.name}: only .csv and .tsv files have a first row of names.")
-    return _delimited(file, header) if file.ending in (".csv", ".tsv") else _READERS[file.ending](file)
+    return _delimited(file, header) if file.ending in HEADED else _READERS[file.ending](file)
 
 
 def known() -> tuple[str, ...]:
     """The endings that `read` reads."""
-    return (".csv", ".tsv", *_READERS)
+    return (*HEADED, *_READERS)
 
 
 def labelled_lines(file: File) -> Table | None:
