@@ -68,6 +68,15 @@ class InputInit(StrEnum):
     lecun = "lecun"
 
 
+class Measure(StrEnum):
+    """How much is measured beside training."""
+
+    quick = "quick"
+    usual = "usual"
+    whole = "whole"
+    none = "none"
+
+
 class Precision(StrEnum):
     """Number formats of mixed precision."""
 
@@ -179,6 +188,10 @@ class Running:
                                      min=0, max=2**63 - 1)] = 0  # fmt: skip
     device: Annotated[str | None, _option(_RUN, "cpu, cuda, … (default: the best there is).")] = None
     tracker: Annotated[list[str] | None, _option(_RUN, "Also log to tensorboard, wandb or mlflow (repeatable).")] = None
+    measure: Annotated[Measure, typer.Option(help="How much of the gradient is measured: quick looks; the usual, which "
+                                             "takes about as long as training or half a minute (of long sequences the "
+                                             "last steps); the whole of every sequence; none.",
+                                             rich_help_panel=_RUN)] = Measure.usual  # fmt: skip
     resume: Annotated[Path | None, _option(_RUN, "Go on with the study in this folder; its own plan is used.")] = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the study that stands at --out.",
                                             rich_help_panel=_RUN)] = False  # fmt: skip

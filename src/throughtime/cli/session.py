@@ -75,6 +75,7 @@ def hold(
         device=running.device,
         trackers=tuple(running.tracker or ()),
         command=shlex.join(["throughtime", *sys.argv[1:]]),
+        measure=running.measure.value,
     )
     if running.dry_run:
         with tempfile.TemporaryDirectory(prefix="throughtime-") as scratch:

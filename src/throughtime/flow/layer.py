@@ -37,7 +37,7 @@ def twin(net: Net) -> Net:
 
 
 def look(double: Net, batch: Batch, layer: int) -> Layer:
-    """Run a `twin` on a batch with the reference engine, and take δ at one layer's output.
+    """Run a `twin` on a batch, and take δ at one layer's output.
 
     Raises FlowError if there is no such layer, or if what the layer makes or its gradient is not finite.
     """
@@ -76,7 +76,7 @@ def _run(net: Net, layer: int, x: Tensor, lengths: Tensor) -> Tensor:
     """The outputs of a layer (T, B, H·D), zero past each length."""
     recurrent = net.recurrent
     parameters = recurrent.parameters_of(layer)
-    forward = unroll(recurrent.cells[layer], x, engine="reference", lengths=lengths, parameters=parameters).output
+    forward = unroll(recurrent.cells[layer], x, lengths=lengths, parameters=parameters).output
     ended = _ended(forward, lengths)
     return torch.cat([ended, _backwards(net, layer, x, lengths)], dim=-1) if recurrent.bidirectional else ended
 
@@ -85,7 +85,7 @@ def _backwards(net: Net, layer: int, x: Tensor, lengths: Tensor) -> Tensor:
     """The outputs of a layer's other direction, which reads each sequence from its own end."""
     parameters = net.recurrent.parameters_of(layer, 1)
     cell, turned = net.recurrent.cells[layer], _turned(x, lengths)
-    output = unroll(cell, turned, engine="reference", lengths=lengths, parameters=parameters).output
+    output = unroll(cell, turned, lengths=lengths, parameters=parameters).output
     return _turned(_ended(output, lengths), lengths)
 
 

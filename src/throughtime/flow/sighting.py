@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -33,6 +33,7 @@ class Sighting:
     notes: tuple[str, ...] = ()  # what of the layer is not in here, and why; sentences
     place: Place | None = None
     use: Use | None = None  # what is known of it before anything is measured
+    before: int = 0  # steps of the sequences that lie before those of the trajectory
 
     @cached_property
     def tangent(self) -> Tangent:
@@ -65,6 +66,22 @@ def place_of(
         memory.append(MemoryGate(gate, sign, f"bias_ih{suffix}" if there else "", (at, at + H) if there else (0, 0)))
     rectifier = cell.options.get("nonlinearity") == "relu"
     return Place(module, kind, layer, direction, run, suffix, ours, tuple(memory), rectifier)
+
+
+def latest(seen: Sighting, steps: int) -> Sighting:
+    """The last steps of a batch alone, from the states before them; sequences that end earlier are left out."""
+    T = seen.along.T
+    start = T - steps
+    if start <= 0:
+        return seen
+    some = (seen.along.lengths > start).nonzero()[:, 0].tolist()
+    again = excerpt(seen.along, some, start, T)
+    dropped = seen.along.B - len(some)
+    less = f", and {dropped} of {seen.along.B} sequences, which end before them, were left out" if dropped else ""
+    note = f"Only the last {steps:,} of {T:,} steps were measured{less}; `--measure whole` measures all of them."
+    return replace(
+        seen, along=again, delta=seen.delta[:, start:, some], notes=(*seen.notes, note), before=seen.before + start
+    )
 
 
 def fewer(seen: Sighting, sequences: Sequence[int], last: int | None = None) -> Sighting:

@@ -118,6 +118,7 @@ def survey(
         left_out=(*_left_out(seen, limits, quick), *limited),
         seconds=time.perf_counter() - began,
         place=seen.place,
+        before=seen.before,
         use=None if seen.use is None else _used(seen, seen.use, credit),
         **further,
     )

@@ -110,6 +110,7 @@ class FlowRecord:
     use: Use | None = None
     non_finite: NonFinite | None = None  # where its layer met NaN or infinity in the same step, in any sequence
     lag: int | None = None  # the lag that a person said is needed
+    before: Count = 0  # steps of the sequences that lie before the first one that was measured
 
     @property
     def memory_gates(self) -> tuple[MemoryGate, ...]:

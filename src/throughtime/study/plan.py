@@ -16,6 +16,9 @@ SPOKEN = {"rnn": "elman"}  # how people call a cell on the command line -> its k
 NO_DATA = ("feedforward",)  # cells whose input is not data
 
 
+Measure = Literal["quick", "usual", "whole", "none"]  # how much is measured while training
+
+
 @dataclass(frozen=True)
 class Choice:
     """One cell of a study, as typed: `rnn`, `gru:reset=before`, `lstm:peephole=true:coupled=true`."""
@@ -62,6 +65,7 @@ class Plan:
     seed: Seed = 0
     device: str | None = None
     trackers: tuple[str, ...] = ()
+    measure: Measure = "usual"
     base: str = ""  # the folder that a source which is a file was named from; empty: it is a name
 
     @property

@@ -27,9 +27,9 @@ from throughtime.errors import FlowError, InputError, TrainingError
 from throughtime.models import Net
 from throughtime.records import Evaluation, FlowRecord, RunRecord, Update, decode
 from throughtime.study import surroundings
-from throughtime.study.eyes import Eyes
+from throughtime.study.eyes import Eyes, seconds_of
 from throughtime.study.folder import NAME, Folder, Moment, Origin, Outcome
-from throughtime.study.plan import Choice, Plan, Trial
+from throughtime.study.plan import Choice, Measure, Plan, Trial
 from throughtime.study.recipes import CLOCKS, settle
 from throughtime.training.machine import check_trackers
 
@@ -95,6 +95,7 @@ def prepare(
     device: str | None,
     trackers: tuple[str, ...],
     command: str,
+    measure: Measure = "usual",
 ) -> tuple[Origin, Dataset]:
     """Read the source and settle the plan: the task's recipe, and over it whatever was chosen.
 
@@ -112,7 +113,7 @@ def prepare(
         )
     origin = Origin(
         title=dataset.card.name,
-        plan=Plan(source, dict(reading), trials, seed, device, trackers, _base(source)),
+        plan=Plan(source, dict(reading), trials, seed, device, trackers, measure, _base(source)),
         data=dataset.card,
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -289,12 +290,12 @@ def _run_one(
         device=plan.device,
         trackers=plan.trackers,
     )
-    eyes = Eyes(dataset)
+    eyes = Eyes(dataset, trial, plan.measure, seconds_of(trial, origin.data, training.total))
     layers = net.recurrent.num_layers
 
     def look(seen: Net, moment: Moment, update: int) -> Iterator[Event]:
         """Measure, unless that was done before the run was last stopped."""
-        if not leads() or folder.has_flows(choice, moment, update, layers):
+        if not eyes.open or not leads() or folder.has_flows(choice, moment, update, layers):
             return
         for layer in range(layers):
             with _interruptible():

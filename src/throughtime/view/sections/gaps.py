@@ -62,7 +62,11 @@ def _flow_gaps(strand: Strand) -> list[str]:
     if now.lags.horizon() is None:
         gaps.append("what is left of the gradient at each lag.")
     elif words.censored(now.lags):
-        why = "no probe sequence is longer" if now.lags.longest() >= now.T - 1 else "the measurement stopped there"
+        why = (
+            "no probe sequence is longer"
+            if now.lags.longest() >= now.before + now.T - 1
+            else "the measurement stopped there"
+        )
         gaps.append(f"lags over {now.lags.longest()}: {why}, and the gradient was still there.")
     if strand.before is None and not strand.found:
         gaps.append("the untrained net, so what training changed is not known.")

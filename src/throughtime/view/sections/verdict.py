@@ -34,7 +34,7 @@ def judge(strand: Strand, data: DataCard | None) -> Judgement:
     need = data.lag if data is not None and data.lag is not None else strand.now.lag
     if need is None:
         if words.censored(lags):
-            whole = lags.longest() >= strand.now.T - 1
+            whole = lags.longest() >= strand.now.before + strand.now.T - 1
             far = "Over the whole sequence" if whole else "As far as was measured"
             return Judgement("yes" if whole else "open", f"{far}: {words.some(lags.longest(), 'step')}.")
         if strand.found:
