@@ -68,6 +68,19 @@ def test_probe_of_the_last_steps_equals_the_end_of_the_whole() -> None:
     assert probe(net, batch, moment="after", update=0, extent="quick", most_steps=40).before == 0
 
 
+def test_example_of_a_long_sequence_shows_its_last_steps() -> None:
+    data = tt.data.load("adding", lag=40, samples=40)
+    net = tt.Net.build(data.card, "lstm", hidden=4)
+    one, words = data.train.batch([0]), data.train.words(0)
+    whole = probe(net, one, moment="after", update=0, extent="quick", examples=[(one, words)]).examples[0]
+    late = probe(net, one, moment="after", update=0, extent="quick", examples=[(one, words)], most_steps=15).examples[0]
+    assert late.steps == whole.steps[-15:]
+    assert (late.truth, late.answer) == (whole.truth, whole.answer)
+    for field in ("memory", "blame"):
+        assert getattr(late, field) == pytest.approx(getattr(whole, field)[-15:], rel=MEASURE[torch.float64])
+    assert late.gates["forget"] == pytest.approx(whole.gates["forget"][-15:], rel=MEASURE[torch.float64])
+
+
 def test_sequences_that_end_before_the_last_steps_are_left_out_with_a_note() -> None:
     data = tt.data.load("adding", lag=20, samples=40)
     net = tt.Net.build(data.card, "gru", hidden=3)

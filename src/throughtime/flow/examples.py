@@ -16,6 +16,7 @@ from throughtime.errors import FlowError
 from throughtime.flow.credit import log10_adjoint
 from throughtime.flow.layer import Layer, look, twin
 from throughtime.flow.memory import memory_along
+from throughtime.flow.sighting import latest
 from throughtime.models import Net, counts
 from throughtime.records import Example
 
@@ -38,14 +39,16 @@ def example(net: Net, batch: Batch, words: Sequence[str], *, labels: Sequence[st
     return example_of(twin(net), batch, words, labels, layer)
 
 
-def example_of(copy: Net, batch: Batch, words: Sequence[str], labels: Sequence[str], layer: int) -> Example:
-    """The same with a `twin` of the net at hand."""
+def example_of(
+    copy: Net, batch: Batch, words: Sequence[str], labels: Sequence[str], layer: int, most_steps: int | None = None
+) -> Example:
+    """The same with a `twin` of the net at hand; the last `most_steps` steps alone (None: all)."""
     looked = look(copy, batch.window(0, len(words)), layer)
-    seen = looked.seen
+    seen = looked.seen if most_steps is None else latest(looked.seen, most_steps)
     along, tangent = seen.along, seen.tangent
     truth, answer = _answers(copy, looked, labels)
     return Example(
-        steps=tuple(words),
+        steps=tuple(words[seen.before :]),
         truth=truth,
         answer=answer,
         gates={name: values[:, 0].mean(-1).cpu().numpy() for name, values in along.run.gates.items()},

@@ -52,6 +52,6 @@ def probe(
     seen = look(double, batch, layer).seen
     if most_steps is not None:
         seen = latest(seen, most_steps)
-    shown = tuple(example_of(double, one, words, labels, layer) for one, words in examples)
+    shown = tuple(example_of(double, one, words, labels, layer, most_steps) for one, words in examples)
     record = survey(seen, moment=moment, update=update, derivative=derivative, extent=extent, examples=shown)
     return dataclasses.replace(record, seconds=time.perf_counter() - began)
