@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 from tests.test_records import same
 from tests.view.test_measured import measurement
 from throughtime import history
+from throughtime.disk import write_whole
 from throughtime.errors import InputError
 from throughtime.inspection.folder import keep, read_measurement
 from throughtime.records import FlowRecord, read
@@ -234,3 +235,22 @@ def test_what_a_power_cut_may_take_is_brought_to_the_disk_first(plan, tmp_path, 
         monkeypatch.setattr(os, name, instead)
     begin(plan(), Folder(tmp_path / "here"))
     assert len(made) > 5
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_predictions_are_the_old_file_or_the_new_one_after_a_kill(after, tmp_path, monkeypatch) -> None:
+    place, old, new = tmp_path / "p.csv", b"row,prediction\n1,old\n", b"row,prediction\n1,new\n"
+    seen = set()
+    for stop in range(20):
+        place.write_bytes(old)
+        with monkeypatch.context() as patched, suppress(Killed):
+            disk = Disk(patched, stop, after=after, exchange=True)
+            write_whole(place, new)
+        assert place.read_bytes() in (old, new)
+        seen.add(place.read_bytes())
+        if not disk.dead:
+            break
+        write_whole(place, new)  # whoever runs it again
+        assert place.read_bytes() == new
+        assert [path.name for path in tmp_path.iterdir()] == ["p.csv"], "nothing is left over"
+    assert seen == {old, new}
