@@ -24,6 +24,9 @@ def test_the_first_sentence_names_the_fault(fault: Fault) -> None:
         assert word in first, [finding.title for finding in findings]
     for word in fault.not_named:
         assert word not in first
+    titles = [finding.title for finding in findings]
+    assert len(set(titles)) == len(titles), "nothing is said twice"
+    assert not any("puts out NaN" in title for title in titles) or "what it put out is finite" not in str(titles)
     faulty = any(finding.severity in ("serious", "warning") for finding in findings)
     assert faulty != first.startswith("No fault")
     assert not (faulty and any(finding.severity == "good" for finding in findings))

@@ -70,7 +70,12 @@ def diagnose(record: Records | Watching | Sequence[FlowRecord]) -> tuple[Finding
     by_case = [_of(case) for case in cases]
     lost = whole.non_finite if isinstance(whole, Watched) else ()
     found = [lost_at(its) for its in lost] + [its for by in by_case for its in by if _stands(its, by)]
-    ordered = sorted(dict.fromkeys(found), key=lambda finding: _SERIOUS_FIRST.index(finding.severity))
+    # Both directions of a layer may tell of the same fault; it is one finding.
+    once = {(finding.rule, finding.title): finding for finding in reversed(found)}
+    ordered = sorted(
+        (finding for finding in dict.fromkeys(found) if once[finding.rule, finding.title] is finding),
+        key=lambda finding: _SERIOUS_FIRST.index(finding.severity),
+    )
     if not any(case.strange for case in cases):
         return tuple(ordered)
     faults = [finding for finding in ordered if finding.severity in ("serious", "warning")]

@@ -151,7 +151,10 @@ class Watch:
     @property
     def non_finite(self) -> tuple[NonFinite, ...]:
         """Where layers met NaN or infinity, in the last step that had any, due or not; the first place first."""
-        return tuple(sorted(self._non_finite.values(), key=lambda its: (its.way != "forward", its.input)))
+        forward = {its.layer for its in self._non_finite.values() if its.way == "forward"}
+        # What comes back to a layer that put out NaN follows from that, and is no fault of its own.
+        first = [its for its in self._non_finite.values() if its.way == "forward" or its.layer not in forward]
+        return tuple(sorted(first, key=lambda its: (its.way != "forward", its.input)))
 
     @property
     def watched(self) -> Watched:
