@@ -15,6 +15,8 @@ from throughtime.study.folder import Folder
 from throughtime.study.plan import Choice, parse_cells
 from throughtime.study.recipes import settle
 from throughtime.view import report
+from throughtime.view.sections.notes import note
+from throughtime.view.words import count
 
 
 def series(path, steps: int, count: int = 20):
@@ -112,6 +114,7 @@ def test_the_budget_is_of_steps_and_follows_the_training(tmp_path) -> None:
     assert (short.T, short.before) == (STEPS, 3000 - STEPS)
     assert Eyes(data, trial, "quick", many).look(net, "before", 0, 0).T > STEPS
     assert not Eyes(data, trial, "none", few).due(1, 1)
+    assert f"{short.B} sequences over the last {count(512)} of {count(3000)} steps" in note([short], "Steps")
 
 
 def test_fewer_sequences_are_measured_where_they_are_long(tmp_path) -> None:

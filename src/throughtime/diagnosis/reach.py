@@ -24,7 +24,8 @@ def reach(case: Case) -> Iterator[Finding]:
     evidence = [
         f"The median over {int(flow.lags.pairs.max(initial=0))} pairs of steps is 1% or more up to lag {horizon}, "
         f"{case.when}.",
-        f"Lags up to {flow.lags.longest()} were measured, on {flow.B} sequences of up to {steps(flow.T)}.",
+        f"Lags up to {flow.lags.longest()} were measured, on {flow.B} sequences of up to {steps(flow.T)}"
+        + (f", the last of {flow.before + flow.T:,}." if flow.before else "."),
     ]
     if flow.half_life is not None:
         evidence.append(f"Half of it is gone at lag {flow.half_life}.")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from throughtime.records import FlowRecord
 from throughtime.view.subject import Strand
-from throughtime.view.words import some
+from throughtime.view.words import count, some
 
 DERIVATIVE = {
     "boundary": "Boundary derivative (the parts of the state held apart)",
@@ -23,7 +23,13 @@ def note(flows: Sequence[FlowRecord], unit: str) -> str:
     """Derivative, unit, dtype, sequences, layer; each said once where all agree."""
     derivatives = list(dict.fromkeys(DERIVATIVE[flow.derivative] for flow in flows))
     dtypes = list(dict.fromkeys(flow.dtype for flow in flows))
-    batches = list(dict.fromkeys(f"{some(flow.B, 'sequence')} of up to {some(flow.T, 'step')}" for flow in flows))
+    batches = list(dict.fromkeys(f"{some(flow.B, 'sequence')} {_steps(flow)}" for flow in flows))
     layers = list(dict.fromkeys(flow.layer for flow in flows))
     measured = f"{', '.join(batches)}, layer {', '.join(layers)}"
     return f"{'; '.join(derivatives)}. {unit}. Computed in {', '.join(dtypes)} on {measured}."
+
+
+def _steps(flow: FlowRecord) -> str:
+    if flow.before:
+        return f"over the last {count(flow.T)} of {some(flow.before + flow.T, 'step')}"
+    return f"of up to {some(flow.T, 'step')}"
