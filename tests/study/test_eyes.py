@@ -120,6 +120,6 @@ def test_the_budget_is_of_steps_and_follows_the_training(tmp_path) -> None:
 def test_fewer_sequences_are_measured_where_they_are_long(tmp_path) -> None:
     short = tt.data.load(series(tmp_path / "short.npz", 50, 200))
     long = tt.data.load(series(tmp_path / "long.npz", 50_000, 10))
-    for data, hidden, count in ((short, 128, SEQUENCES), (long, 128, 1)):
+    for data, hidden, sequences in ((short, 128, SEQUENCES), (long, 128, 1)):
         trial = settle(Choice("lstm", "lstm"), data.card, {"hidden": hidden}, {})
-        assert Eyes(data, trial, "quick", 0.0)._batch.size == count
+        assert Eyes(data, trial, "quick", 0.0)._batch.size == sequences
