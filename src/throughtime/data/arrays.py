@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from throughtime.data import ucr
 from throughtime.data.answers import LARGEST, Answers, classes, moments, values
 from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
@@ -19,33 +20,51 @@ from throughtime.data.files import File
 from throughtime.data.options import Options
 from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool, plainly
+from throughtime.data.ucr import Arrays
 from throughtime.errors import InputError
 
 FITS = ("split", "standardise")
+ENDINGS = (".npz", *ucr.ENDINGS)
+_ARRAYS = Preparation("arrays")
 
 
 def load(file: File, options: Options) -> Dataset:
-    """Classification if y holds whole numbers, truth values or names; regression if it holds fractions.
+    """The arrays of a `.npz`, `.ts` or `.arff` file.
 
-    Values are standardised by the training samples. Samples and steps count from 0 in messages.
     Raises InputError if the file is damaged, holds pickled objects, or its arrays do not fit each other.
     """
     options.refuse_all_but(FITS, f"{file.name}, read as arrays")
+    return labelled(file.name, file.digest, opened(file), options)
+
+
+def labelled(
+    name: str,
+    digest: str,
+    arrays: Arrays,
+    options: Options,
+    prepared: Preparation = _ARRAYS,
+    told: tuple[str, ...] = (),
+) -> Dataset:
+    """Classification if y holds whole numbers, truth values or names; regression if it holds fractions.
+
+    Values are standardised by the training samples. Samples and steps count from 0 in messages.
+    Raises InputError if the arrays do not fit each other.
+    """
     shares = checked(options.split)
-    arrays = opened(file)
-    x = values_of(arrays, file.name)
+    x = values_of(arrays, name)
     count, longest, inputs = x.shape
-    lengths = lengths_of(arrays, file.name, count, longest)
+    lengths = lengths_of(arrays, name, count, longest)
     inside = np.arange(longest) < lengths[:, None]
     flat = x[inside]
-    refuse_gaps(flat, lengths, file.name)
+    refuse_gaps(flat, lengths, name)
     standardise = options.standardise is not False
-    answers = _answers(arrays, file.name, count, shares, options.seed, standardise)
+    answers = _answers(arrays, name, count, shares, options.seed, standardise)
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    notes = [f"arrays left out: {', '.join(rest)}"] if (rest := sorted(set(arrays) - {"x", "y", "lengths"})) else []
+    notes = [*told]
+    if rest := sorted(set(arrays) - {"x", "y", "lengths"}):
+        notes.append(f"arrays left out: {', '.join(rest)}")
     if arrays["x"].ndim == 2:
         notes.append("x is (N, T): read as one value a step")
-    prepared = Preparation("arrays")
     if standardise:
         trained = np.zeros(count, dtype=bool)
         trained[answers.rows[0]] = True
@@ -57,17 +76,22 @@ def load(file: File, options: Options) -> Dataset:
     return separate(
         pool,
         answers,
-        name=file.name,
+        name=name,
         step="step",
         inputs=inputs,
-        digest=file.digest,
+        digest=digest,
         prepared=prepared,
         notes=(*notes, *answers.notes),
     )
 
 
-def opened(file: File, needed: tuple[str, ...] = ("x", "y")) -> dict[str, NDArray[np.generic]]:
+def opened(file: File, needed: tuple[str, ...] = ("x", "y")) -> Arrays:
     """The arrays of a file by name, those that are `needed` among them."""
+    if file.ending in ucr.ENDINGS:
+        found = ucr.read(file)
+        if "y" in needed and "y" not in found:
+            raise InputError(f"{file.name}: its series have no labels; give a file that says what is to be learned.")
+        return found
     try:
         opened = np.load(io.BytesIO(file.data), allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
@@ -90,7 +114,7 @@ def opened(file: File, needed: tuple[str, ...] = ("x", "y")) -> dict[str, NDArra
     return found
 
 
-def values_of(arrays: dict[str, NDArray[np.generic]], name: str) -> NDArray[np.float64]:
+def values_of(arrays: Arrays, name: str) -> NDArray[np.float64]:
     """X as (N, T, I)."""
     x = arrays["x"]
     if x.ndim not in (2, 3) or x.dtype.kind not in "biuf":
@@ -101,7 +125,7 @@ def values_of(arrays: dict[str, NDArray[np.generic]], name: str) -> NDArray[np.f
     return x.astype(np.float64)
 
 
-def lengths_of(arrays: dict[str, NDArray[np.generic]], name: str, count: int, longest: int) -> NDArray[np.int64]:
+def lengths_of(arrays: Arrays, name: str, count: int, longest: int) -> NDArray[np.int64]:
     """The steps of each sequence, (N,)."""
     given = arrays.get("lengths")
     if given is None:
@@ -133,7 +157,7 @@ def refuse_gaps(flat: NDArray[np.float64], lengths: NDArray[np.int64], name: str
 
 
 def _answers(
-    arrays: dict[str, NDArray[np.generic]],
+    arrays: Arrays,
     name: str,
     count: int,
     shares: tuple[float, float, float],

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.data.files import File
-from throughtime.data.tables import GAPS, Table, listed, numbers, texts
+from throughtime.data.tables import GAPS, Table, numbers, texts
 from throughtime.errors import InputError
 
 ENDINGS = (".ts", ".arff")
+FITS = ("label", "header", "decimal", "drop", "split", "standardise")  # of tables
 WIDE = 8  # columns of a table from which on a row may be a whole series
 _MISSING = (*GAPS, "?")
 
@@ -136,45 +137,118 @@ def _ts(file: File) -> Iterator[Row]:
 
 def _arff(file: File) -> Iterator[Row]:
     """Numeric attributes as the steps of a series, or one relational attribute with a dimension a line."""
-    kinds: list[tuple[str, str]] = []
-    relational = begun = False
+    kinds: list[str] = []
+    inside = begun = False  # whether a relational attribute's own are being declared; whether data have begun
     for number, line in _lines(file):
         if begun:
-            cells = next(csv.reader([line], quotechar="'" if "'" in line else '"', skipinitialspace=True))
-            places = [(name, kind) for name, kind in kinds if kind != "inside"]
-            if line.startswith("{") or len(cells) != len(places):
-                raise InputError(
-                    f"{file.name}, row {number}: {len(cells)} values, where {len(places)} attributes are declared; mend "
-                    "the row (sparse rows are not read)."
-                )
-            label = next((at for at, (_, kind) in enumerate(places) if kind == "names"), None)
-            answer = None if label is None else cells.pop(label).strip()
-            if answer == "?" or answer == "":
-                raise InputError(f"{file.name}, row {number}: the label is missing; drop the row.")
-            yield number, [part.split(",") for part in cells[0].split("\\n")] if relational else [cells], answer
+            yield _arff_row(file.name, number, line, kinds)
             continue
-        found = re.fullmatch(r"@attribute\s+('[^']*'|\"[^\"]*\"|\S+)\s+(.+)", line, re.IGNORECASE)
-        if line.lower().startswith("@data"):
+        word = line.lower().split()[0]
+        if word == "@data":
             begun = True
-            if sum(kind == "names" for _, kind in kinds) > 1:
-                named = [name for name, kind in kinds if kind == "names"]
-                raise InputError(f"{file.name}: attributes {listed(named)} all hold names; keep the label alone.")
-        elif found:
-            kind = found[2].strip().lower()
-            inside = relational and not any(kind == "end" for _, kind in kinds)
-            if kind == "relational":
-                relational = True
-                kinds.append((found[1], "relational"))
-            elif kind.startswith("{") or kind in ("numeric", "real", "integer"):
-                kinds.append((found[1], "inside" if inside else "names" if kind.startswith("{") else "number"))
-            else:
+            if kinds.count("names") > 1 or kinds.count("relational") > 1:
+                raise InputError(f"{file.name}: more than one attribute holds names or relations; keep one label.")
+        elif word == "@attribute":
+            found = re.fullmatch(r"\S+\s+(?:'[^']*'|\"[^\"]*\"|\S+)\s+(.+)", line)
+            kind = found[1].lower() if found else ""
+            if kind.startswith("{"):
+                kind = "names"
+            elif kind.split()[:1] not in (["numeric"], ["real"], ["integer"], ["relational"]):
                 raise InputError(
-                    f"{file.name}, row {number}: an attribute of kind {kind} is not read; save the table as .csv."
+                    f'{file.name}, row {number}: an attribute of kind "{kind}" is not read; save the table as .csv.'
                 )
-        elif line.lower().startswith("@end") and relational:
-            kinds = [each for each in kinds if each[1] != "inside"]
-            kinds = [(name, kind) for name, kind in kinds]
-            relational_done = ("", "end")
-            kinds.append(relational_done)
-        elif not line.lower().startswith("@relation"):
+            if not inside:
+                kinds.append(kind)
+            inside = inside or kind == "relational"
+        elif word == "@end":
+            inside = False
+        elif word != "@relation":
             raise InputError(f'{file.name}, row {number}: "{line[:30]}" is not understood; mend the header.')
+
+
+def _arff_row(name: str, number: int, line: str, kinds: list[str]) -> Row:
+    cells = next(csv.reader([line], quotechar="'" if "'" in line else '"', skipinitialspace=True))
+    if line.startswith("{") or len(cells) != len(kinds):
+        raise InputError(
+            f"{name}, row {number}: {len(cells)} values, where {len(kinds)} attributes are declared; mend the row "
+            "(sparse rows are not read)."
+        )
+    answer = cells.pop(kinds.index("names")).strip() if "names" in kinds else None
+    if answer in ("?", ""):
+        raise InputError(f"{name}, row {number}: the label is missing; drop the row.")
+    return number, [part.split(",") for part in cells[0].split("\\n")] if "relational" in kinds else [cells], answer
+
+
+# -- tables with a series a row
+
+
+def label_column(table: Table) -> str | None:
+    """The column of labels of a table whose rows look like whole series, or None if they do not.
+
+    They do if there are many columns, all of numbers, without names or with names that count up, beside a first or
+    last one that holds few different values, whole numbers or words.
+    """
+    names = table.frame.columns
+    if len(names) <= WIDE or table.frame.height < 2:
+        return None
+    for name, others in ((names[0], names[1:]), (names[-1], names[:-1])):
+        if not table.headless and not _count_up(others):
+            continue
+        values, stray = numbers(table.frame[name])
+        whole = bool(stray.all()) or bool((values == np.round(values)).all())
+        distinct = table.frame[name].n_unique()
+        if whole and 2 <= distinct <= max(2, table.frame.height // 2) and _all_numbers(table, others):
+            return name
+    return None
+
+
+def fits(table: Table, label: str) -> bool:
+    """Whether a table with this label could hold a series a row: many columns, all others of numbers."""
+    others = [name for name in table.frame.columns if name != label]
+    return len(others) >= WIDE and label in table.frame.columns and _all_numbers(table, others)
+
+
+def _count_up(names: Sequence[str]) -> bool:
+    """Whether names are numbers one after another, or end in such behind one common beginning."""
+    found = [re.fullmatch(r"(.*?)(\d+)", name.strip()) for name in names]
+    if not all(found) or len({each[1] for each in found if each}) != 1:
+        return False
+    return bool((np.diff([int(each[2]) for each in found if each]) == 1).all())
+
+
+def _all_numbers(table: Table, names: Sequence[str]) -> bool:
+    return not any(numbers(table.frame[name])[1].any() for name in names)
+
+
+def rows_of(table: Table, label: str | None) -> Arrays:
+    """The arrays of a table whose every row is a series: its cells in the order of columns, the label apart.
+
+    Missing cells at the end of a row make it shorter. Raises InputError with the row for what is no number.
+    """
+    names = [name for name in table.frame.columns if name != label]
+    columns = []
+    for name in names:
+        values, stray = numbers(table.frame[name])
+        if stray.any():
+            at = int(np.argmax(stray))
+            raise InputError(
+                f'{table.where(at)}: "{name}" says "{texts(table.frame[name])[at]}", which is no number; to read each '
+                "row as a series, all columns but the label must be numbers: --drop what is not."
+            )
+        columns.append(values)
+    x = np.stack(columns, axis=1)
+    there = ~np.isnan(x)
+    lengths = np.where(there.any(axis=1), x.shape[1] - np.argmax(there[:, ::-1], axis=1), 0)
+    wrong = ~there & (np.arange(x.shape[1]) < np.maximum(lengths, 1)[:, None])
+    if wrong.any():
+        at, column = (int(i) for i in np.argwhere(wrong)[0])
+        raise InputError(f'{table.where(at)}: "{names[column]}" is empty; fill the gap or drop the row.')
+    found: Arrays = {"x": np.nan_to_num(x)[..., None], "lengths": lengths.astype(np.int64)}
+    if label is not None:
+        said = texts(table.column(label, "--label"))
+        if "" in said:
+            raise InputError(f'{table.where(said.index(""))}: label "{label}" is empty; name it or drop the row.')
+        values, stray = numbers(table.frame[label])
+        whole = not stray.any() and bool((values == np.round(values)).all())
+        found["y"] = np.array([f"{value:.0f}" for value in values] if whole else said)
+    return found
