@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from throughtime.data import clocks, numerals
+from throughtime.data import clocks, numerals, several
 from throughtime.data.answers import LARGEST, moments
 from throughtime.data.assembly import sizes, spread
 from throughtime.data.dataset import Dataset
@@ -219,6 +219,8 @@ def _ordered(table: Table, options: Options) -> _Rows:
     frame = table.frame
     notes += table.notes
     leave = {options.series, *(clock.columns if clock else ())}
+    if options.series is None:
+        several.refuse_unnamed(table, clock is not None, leave | set(options.targets))
     asked = options.targets
     names: list[str] = []
     columns: list[Floats] = []

@@ -130,7 +130,8 @@ def of_arrays(
 def _texts(table: Table, prepared: Preparation) -> Inputs:
     column = table.column(prepared.text, "the net, which was trained on texts of that column")
     known = {word: token for token, word in enumerate(prepared.vocabulary)}
-    split = [words.split(cell) for cell in texts(column)]
+    split = [words.steps(cell, prepared.by_character) for cell in texts(column)]
+    step = "character" if prepared.by_character else "word"
     kept = [sample[-prepared.longest :] for sample in split]
     tokens = [[known.get(word, 1) for word in sample] for sample in kept]
     total, unknown = sum(map(len, tokens)), sum(token == 1 for sample in tokens for token in sample)
@@ -139,15 +140,16 @@ def _texts(table: Table, prepared: Preparation) -> Inputs:
     notes = []
     if unknown:
         notes.append(
-            f"{unknown:,} of {total:,} words ({unknown / total:.1%}) are not among the {len(known):,} that the net "
-            "knows; it reads each of them as the same unknown word"
+            f"{unknown:,} of {total:,} {step}s ({unknown / total:.1%}) are not among the {len(known):,} that the net "
+            f"knows; it reads each of them as the same unknown {step}"
         )
     if cut:
-        notes.append(f"{cut:,} of {len(split):,} texts cut to their last {prepared.longest} words, as in training")
+        notes.append(f"{cut:,} of {len(split):,} texts cut to their last {prepared.longest} {step}s, as in training")
     if empty:
         more = ", ..." if len(empty) > 10 else ""
         notes.append(
-            f"{len(empty):,} rows hold no word, so they get no prediction: row {', '.join(map(str, empty[:10]))}{more}"
+            f"{len(empty):,} rows hold no {step}, so they get no prediction: row "
+            f"{', '.join(map(str, empty[:10]))}{more}"
         )
     answer = prepared.answer[0] if prepared.answer else ""
     truth = tuple(texts(table.frame[answer])) if answer in table.frame.columns else ()

@@ -15,7 +15,10 @@ class Preparation:
 
     kind: Literal["words", "characters", "rows", "arrays", "pixels", "made"]  # what a source is read as
     text: str = ""  # words: the column of texts
-    answer: tuple[str, ...] = ()  # words: the column of labels, or of the target; rows: the predicted columns; arrays: the label's
+    by_character: bool = False  # words: whether a step is a character instead
+    answer: tuple[
+        str, ...
+    ] = ()  # words: the column of labels, or of the target; rows: the predicted columns; arrays: the label's
     columns: tuple[str, ...] = ()  # rows: what a step reads, in order; arrays: the steps, where a row is a series
     series: str = ""  # rows: the column that tells series apart
     time: str = ""  # rows: the column of time

@@ -327,6 +327,11 @@ def _excel(file: File) -> Table:
         held = f"{len(sheets)} sheets with data ({listed(list(sheets))})" if sheets else "no sheet with data"
         raise InputError(f"{file.name}: the file holds {held}; save the one to be read as .csv.")
     (name, frame), *_ = sheets.items()
+    if all(_NUMBER.fullmatch(each) for each in frame.columns) and not _counts_up(frame.columns):
+        raise InputError(
+            f"{file.name}, row 1: {listed(frame.columns)} could name the columns or be data; save the sheet as .csv "
+            "and pass --header or --no-header."
+        )
     note = (f'sheet "{name}"',) if len(found) > 1 else ()
     return Table(file.name, frame, 2, file.digest, note)
 

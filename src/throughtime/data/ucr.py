@@ -104,14 +104,18 @@ def _said(file: File, key: str) -> list[str]:
 def _numbers_of(name: str, rows: Sequence[Row]) -> NDArray[np.float64]:
     found = np.array([_number(name, number, answer or "") for number, _, answer in rows])
     if np.isnan(found).any():
-        raise InputError(f"{name}, row {rows[int(np.argmax(np.isnan(found)))][0]}: the target is missing; drop the row.")
+        raise InputError(
+            f"{name}, row {rows[int(np.argmax(np.isnan(found)))][0]}: the target is missing; drop the row."
+        )
     return found
 
 
 def _ts(file: File) -> Iterator[Row]:
     classes, target = _said(file, "classlabel")[1:], bool(_said(file, "targetlabel"))
     if _said(file, "timestamps"):
-        raise InputError(f"{file.name}: @timeStamps true: series with time stamps are not read; write the values alone.")
+        raise InputError(
+            f"{file.name}: @timeStamps true: series with time stamps are not read; write the values alone."
+        )
     unlabelled = not target and not _said(file, "classlabel")
     begun = False
     for number, line in _lines(file):
