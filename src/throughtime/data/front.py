@@ -42,6 +42,7 @@ _NAMED: dict[str, Callable[[Options], Dataset]] = {
 
 
 _ARCHIVED = re.compile(r"_(TRAIN|TEST)\.")  # the names that the UCR archive gives to tables of a series a row
+_FIRST, _WIDEST = 8, 60  # steps of a sample that are shown, and characters of each
 _CONVERTERS = {  # ending -> what to type
     ".xls": """python -c 'import pandas; pandas.read_excel("FILE").to_csv("data.csv", index=False)'""",
 }
@@ -134,9 +135,14 @@ def load(
         standardise=standardise,
         skip_bad_rows=skip_bad_rows,
     )
-    name = str(source)
     if isinstance(source, str) and source in _NAMED:
         return _NAMED[source](options)
+    return _begun(_read(source, options))
+
+
+def _read(source: str | PathLike[str], options: Options) -> Dataset:
+    """What is not made by rule: files, and the hub's tables."""
+    name = str(source)
     if name.startswith(hub.PREFIX):
         return _table(hub.read(name), options)
     path = Path(source)
@@ -167,6 +173,14 @@ def load(
         f"{file.name}: {ending} are not read; unpack or convert it to .csv, .tsv, .jsonl, .parquet, .txt or .npz "
         "(x, y and lengths)."
     )
+
+
+def _begun(dataset: Dataset) -> Dataset:
+    """The same, with a note on how its first training sample begins."""
+    words = dataset.train.words(0)
+    begins = " | ".join(word if len(word) <= _WIDEST else f"{word[:_WIDEST]}..." for word in words[:_FIRST])
+    note = f"the first training sample begins, {dataset.card.step} by {dataset.card.step}: {begins}"
+    return replace(dataset, card=replace(dataset.card, notes=(*dataset.card.notes, note)))
 
 
 def _table(table: Table, options: Options) -> Dataset:

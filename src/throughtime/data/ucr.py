@@ -47,7 +47,7 @@ def read(file: File) -> Arrays:
     answers = [answer for *_, answer in rows if answer is not None]
     if answers:
         found["y"] = np.array(answers)
-        if file.ending == ".ts" and _said(file, "targetlabel"):
+        if file.ending == ".ts" and _said(file, "targetlabel")[:1] == ["true"]:
             found["y"] = _numbers_of(file.name, rows)
     return found
 
@@ -91,13 +91,13 @@ def _lines(file: File) -> Iterator[tuple[int, str]]:
 
 
 def _said(file: File, key: str) -> list[str]:
-    """What a `.ts` file's header says of a key, where it is true: the words behind "true"."""
+    """What a `.ts` file's header says of a key: the words behind it, lower case the first; none if it is not there."""
     for _, line in _lines(file):
         words = line.split()
         if words[0].lower() == "@data":
             return []
-        if words[0].lower() == f"@{key}" and len(words) > 1 and words[1].lower() == "true":
-            return words[1:]
+        if words[0].lower() == f"@{key}" and len(words) > 1:
+            return [words[1].lower(), *words[2:]]
     return []
 
 
@@ -111,12 +111,12 @@ def _numbers_of(name: str, rows: Sequence[Row]) -> NDArray[np.float64]:
 
 
 def _ts(file: File) -> Iterator[Row]:
-    classes, target = _said(file, "classlabel")[1:], bool(_said(file, "targetlabel"))
-    if _said(file, "timestamps"):
+    labelled, *classes = _said(file, "classlabel") or [""]
+    target = (_said(file, "targetlabel") or [""])[0]
+    if _said(file, "timestamps")[:1] == ["true"]:
         raise InputError(
             f"{file.name}: @timeStamps true: series with time stamps are not read; write the values alone."
         )
-    unlabelled = not target and not _said(file, "classlabel")
     begun = False
     for number, line in _lines(file):
         if line.startswith("@"):
@@ -124,8 +124,13 @@ def _ts(file: File) -> Iterator[Row]:
             continue
         if not begun:
             raise InputError(f'{file.name}, row {number}: "{line[:30]}" stands before @data; mend the header.')
+        if not labelled and not target:
+            raise InputError(
+                f"{file.name}, row {number}: the header does not say whether the series are labelled; put @classLabel "
+                "true with the labels before @data, @targetLabel true, or @classLabel false."
+            )
         *parts, last = line.split(":")
-        if unlabelled:
+        if "true" not in (labelled, target):
             parts, answer = [*parts, last], None
         elif not parts:
             raise InputError(f"{file.name}, row {number}: no label stands behind a colon; mend the row.")
