@@ -275,6 +275,21 @@ def test_one_series_is_not_asked_about(tmp_path):
     load(tmp_path, "s.csv", SEVERAL["blocks"], series="")
 
 
+def test_rows_without_a_date_or_a_number_are_skipped_where_asked(tmp_path):
+    lines = [f"2021-{1 + k // 28:02d}-{1 + k % 28:02d},{k * k}" for k in range(56)]
+    lines[8], lines[30] = ",64", lines[30].split(",")[0] + ",broken"
+    text = "date,a\n" + "\n".join(lines)
+    with pytest.raises(InputError, match=r'row 10: "date" says "", which is no date, .* --skip-bad-rows'):
+        load(tmp_path, "s.csv", text)
+    data = load(tmp_path, "s.csv", text, skip_bad_rows=True)
+    read = [v for split in (data.train, data.valid, data.test) for v in split.lanes(1).batch([0]).x[:, 0, 0].tolist()]
+    assert read[:40] == [k * k for k in range(56) if k not in (8, 30)][:40]
+    assert any("2 rows that cannot be used skipped, as asked: row 10, 32" in note for note in data.card.notes)
+    gap = text.replace(f"{40 * 40}", "")
+    with pytest.raises(InputError, match='row 42: "a" has a gap'):
+        load(tmp_path, "s.csv", gap, skip_bad_rows=True)
+
+
 # -- Excel files and standard input
 
 

@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -38,10 +38,23 @@ class Table:
     notes: tuple[str, ...] = ()
     headless: bool = False  # whether its columns have no names of their own
     decimal: Decimal | None = None  # the mark that its numbers had, once they are written plainly
+    kept: tuple[int, ...] = ()  # where rows were skipped: which record each one is
 
     def where(self, index: int) -> str:
         """A record's place, as errors name it."""
-        return f"{self.name}, row {self.first_row + index}"
+        return f"{self.name}, row {self.first_row + (self.kept[index] if self.kept else index)}"
+
+    def without(self, bad: NDArray[np.bool_]) -> Table:
+        """The table without some rows (N,), and a note that says which."""
+        if not bad.any():
+            return self
+        kept = tuple(np.flatnonzero(~bad).tolist())
+        if not kept:
+            raise InputError(f"{self.name}: no row can be used; give other columns or another file.")
+        places = ", ".join(self.where(int(at)).rpartition(" ")[2] for at in np.flatnonzero(bad)[:10])
+        more = ", ..." if bad.sum() > 10 else ""
+        note = f"{bad.sum():,} rows that cannot be used skipped, as asked: row {places}{more}"
+        return replace(self, frame=self.frame[list(kept)], notes=(*self.notes, note), kept=kept)
 
     def column(self, name: str, asked_by: str) -> pl.Series:
         """A column by name; raises InputError listing the columns if there is none of that name."""
