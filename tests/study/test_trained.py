@@ -259,7 +259,7 @@ def test_a_series_a_row_is_read_again_with_its_labels_or_without(tmp_path):
         probabilities = net.net.head(lstm(x.float().view(10, 1, 1))[0][-1, 0]).softmax(-1)
     assert list(same.frame.row(3))[2:] == pytest.approx(probabilities.tolist(), rel=AGREES[torch.float32])
     bare.write_text("\n".join("\t".join(map(str, row[:-1])) for row in rows))
-    with pytest.raises(InputError, match='there is no column .*"column 11"'):
+    with pytest.raises(InputError, match=r'there is no column .*"column 11"'):
         net.predict(bare)
 
 
