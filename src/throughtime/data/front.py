@@ -88,7 +88,8 @@ def load(
       `vocabulary` (words known, 10,000), `minimum_count` (times a word must occur in training, 2), `split`,
       `standardise` (of a target), `skip_bad_rows`.
     - a table of numbers, one row a step: forecasting of the next row, or of its `target` columns. `series` names the
-      column that tells several series apart ("": there is one), `time` the one that orders rows (found by itself if it holds dates);
+      column that tells several series apart ("": there is one), `time` the one that orders rows (found by itself if it
+      holds dates);
       `date_format` how its dates are written ("%d/%m/%Y"), where the column leaves it open.
       `gaps` "refuse" (default) or "previous" (filled with the value before, never counted as an answer). Takes
       `max_length` (of windows, steps), `split`, `standardise` (on).
