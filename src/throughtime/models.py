@@ -53,7 +53,7 @@ class Net(nn.Module):
         if (embedding is not None) != data.tokens:
             raise CellError("tokens need an embedding, and values (numbers a step) cannot have one")
         self.tokens = data.tokens
-        self.classes = data.kind != "regression" and not (data.kind == "next" and not data.tokens)
+        self.classes = data.metric != "mse"
         self.metric = data.metric
         self.readout = readout
         self.embedding = None if embedding is None else nn.Embedding(data.inputs, embedding)

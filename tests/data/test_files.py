@@ -42,8 +42,9 @@ CSV = reviews().write_csv().encode()
         ("r.jsonl", b"\n", r"r.jsonl: the file holds only blank lines"),
         ("r.parquet", b"PAR1 and then nothing", r"r.parquet: this Parquet file is damaged"),
         ("r.parquet", CSV, r"r.parquet: this Parquet file is damaged"),
-        ("r.ts", b"@data", r"r.ts: files ending in .ts are not read"),
-        ("r.zip", b"PK", r"r.zip: files ending in .zip are not read; unpack or convert"),
+        ("r.ts", b"@data", r"r.ts: no series stands under @data"),
+        ("r.zip", b"PK", r"r.zip: this zip file cannot be read .*; unpack or fetch it again"),
+        ("r.7z", b"7z", r"r.7z: files ending in .7z are not read; unpack or convert"),
         ("r.gz", gzip.compress(b"x"), r"r.gz: files without an ending are not read"),
     ],
 )

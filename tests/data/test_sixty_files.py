@@ -203,9 +203,9 @@ def test_packed_and_nested_files_are_the_same_table(tmp_path, name):
     [
         ("two.zip", zipped("a.csv", TABLE, ("b.csv",)), "holds 2 files"),
         ("broken.zip", b"PK\x03\x04 no", "cannot be read"),
-        ("s.ts", b"@data\n1,2:a\n", "load_from_ts_file"),
-        ("s.arff", b"@data\n1,2,a\n", "load_from_arff_file"),
-        ("s.xlsx", b"PK", "read_excel"),
+        ("s.ts", b"@data\n1,2:a\n", "does not say whether the series are labelled"),
+        ("s.arff", b"@data\n1,2,a\n", "row 2: 3 values, where 0 attributes"),
+        ("s.xls", b"PK", "read_excel"),
         ("matrix.json", b"[[1, 2], [3, 4]]", "jq"),
     ],
 )

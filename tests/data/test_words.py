@@ -2,6 +2,7 @@
 
 import doctest
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,39 @@ def test_words_are_lower_case_and_come_out_again(text):
 
 def test_a_lone_bracket_is_no_tag():
     assert words.split("I <3 this, 5 > 4") == ["i", "3", "this", "5", "4"]
+
+
+MARKS = {
+    "Devanagari": ("हिन्दी में किताब", ["हिन्दी", "में", "किताब"]),
+    "Tamil": ("தமிழ் மொழி", ["தமிழ்", "மொழி"]),
+    "Arabic vowels": ("كَتَبَ الوَلَدُ", ["كَتَبَ", "الوَلَدُ"]),
+    "Hebrew points": ("שָׁלוֹם עוֹלָם", ["שָׁלוֹם", "עוֹלָם"]),
+    "Persian joiner": ("می\u200cخواهم", ["می\u200cخواهم"]),
+    "accents apart": ("cafe\u0301 noir", ["cafe\u0301", "noir"]),
+    "Vietnamese": ("Tiếng Việt", ["tiếng", "việt"]),
+    "Chinese": ("我爱北京, 你呢?", ["我", "爱", "北", "京", "你", "呢"]),
+    "Chinese with words": ("用Python写", ["用", "python", "写"]),
+    "Japanese": ("がぎ カメラ", ["が", "ぎ", "カ", "メ", "ラ"]),
+    "Korean": ("한국어 문장", ["한국어", "문장"]),
+    "Thai": ("กินน้ำ", ["กิ", "น", "น้", "ำ"]),
+    "emoji": ("good 😀😀 day", ["good", "😀", "😀", "day"]),
+    "family": ("a 👨‍👩‍👧‍👦 b", ["a", "👨‍👩‍👧‍👦", "b"]),
+    "skin": ("👍🏽👍", ["👍🏽", "👍"]),
+    "heart": ("❤️ it", ["❤️", "it"]),
+    "flags": ("🇩🇪🇫🇷 flags", ["🇩🇪", "🇫🇷", "flags"]),
+    "apostrophe": ("l’été isn't", ["l'été", "isn't"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MARKS)
+def test_words_of_every_script_are_whole(case):
+    text, expected = MARKS[case]
+    assert words.split(text) == expected
+
+
+def test_characters_keep_their_case_and_are_composed():
+    assert words.steps("Ae\u0301 b", True) == ["A", "é", " ", "b"]
+    assert words.steps("Ab b", False) == ["ab", "b"]
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"))), st.integers(3, 8), st.integers(1, 3))

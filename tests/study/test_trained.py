@@ -239,3 +239,61 @@ def test_what_a_net_cannot_read_is_one_sentence(reviews, waves, tmp_path):
     (tmp_path / "w" / "lstm" / "last.safetensors").unlink()
     with pytest.raises(InputError, match="holds no trained weights yet"):
         tt.load(tmp_path / "w")
+
+
+def test_a_series_a_row_is_read_again_with_its_labels_or_without(tmp_path):
+    rows = [[float((k + 1) * t % 7) + t / 4 for t in range(10)] for k in range(40)]
+    source = tmp_path / "S_TRAIN.tsv"
+    source.write_text("\n".join("\t".join(map(str, [k % 2, *row])) for k, row in enumerate(rows)))
+    net = tt.load(trained(source, tmp_path / "out"))
+    labelled = net.predict(source)
+    assert labelled.frame["row"].to_list() == list(range(1, 41))
+    bare = tmp_path / "bare.tsv"
+    bare.write_text("\n".join("\t".join(map(str, row)) for row in rows))
+    same = net.predict(bare)
+    assert same.frame.equals(labelled.frame)
+    assert (labelled.answers, same.answers) == (40, 0)
+    lstm = by_torch(net.net)
+    x = (torch.tensor(rows[3], dtype=torch.float64) - net.prepared.mean[0]) / net.prepared.deviation[0]
+    with torch.no_grad():
+        probabilities = net.net.head(lstm(x.float().view(10, 1, 1))[0][-1, 0]).softmax(-1)
+    assert list(same.frame.row(3))[2:] == pytest.approx(probabilities.tolist(), rel=AGREES[torch.float32])
+    bare.write_text("\n".join("\t".join(map(str, row[:-1])) for row in rows))
+    with pytest.raises(InputError, match=r'there is no column .*"column 11"'):
+        net.predict(bare)
+
+
+def test_series_of_the_archives_are_read_again(tmp_path):
+    lines = [",".join(str((k + 1) * t % 7) for t in range(4 + k % 3)) for k in range(40)]
+    source, bare = tmp_path / "s.ts", tmp_path / "bare.ts"
+    source.write_text("@classLabel true a b\n@data\n" + "\n".join(f"{e}:{'ab'[k % 2]}" for k, e in enumerate(lines)))
+    bare.write_text("@classLabel false\n@data\n" + "\n".join(lines))
+    net = tt.load(trained(source, tmp_path / "out"))
+    found = net.predict(source)
+    assert found.answers == 40
+    assert found.frame.equals(net.predict(bare).frame)
+
+
+def test_names_are_read_again_by_character(tmp_path):
+    source = tmp_path / "names.csv"
+    names = [f"{['Anna', 'Otto', 'Ilse', 'Karl'][k % 4]}{'xyz'[k % 3]}" for k in range(48)]
+    source.write_text("name,kind\n" + "\n".join(f"{name},{'ab'[k % 2]}" for k, name in enumerate(names)))
+    net = tt.load(trained(source, tmp_path / "out", reading={"text": "name", "label": "kind"}))
+    other = tmp_path / "other.csv"
+    other.write_text("name\nOtto\nÉtto\n")
+    found = net.predict(other)
+    assert "1 of 8 characters (12.5%) are not among" in " ".join(found.notes)
+    number = {character: token for token, character in enumerate(net.prepared.vocabulary)}
+    lstm = by_torch(net.net)
+    with torch.no_grad():
+        last = lstm(net.net.embedding(torch.tensor([number[c] for c in "Otto"])).unsqueeze(1))[0][-1, 0]
+        probabilities = net.net.head(last).softmax(-1)
+    assert list(found.frame.row(0))[2:] == pytest.approx(probabilities.tolist(), rel=AGREES[torch.float32])
+
+
+def test_labels_at_each_step_are_predicted_at_each_step(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 5, 2))
+    np.savez(tmp_path / "a.npz", x=x, y=(x[..., 0] > 0).astype(int))
+    found = tt.load(trained(tmp_path / "a.npz", tmp_path / "out")).predict(tmp_path / "a.npz")
+    assert found.frame.height == 200
+    assert set(found.frame["prediction"]) <= {"0", "1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
@@ -16,6 +17,8 @@ import throughtime as tt
 from tests.view import studies
 from throughtime.errors import InputError
 from throughtime.view.markup import VOID
+from throughtime.view.report import page as drawn
+from throughtime.view.subject import subject
 
 NAMES = sorted(studies.ALL)
 QUESTIONS = (
@@ -233,3 +236,24 @@ def test_any_record_can_be_drawn(tmp_path, shape):
 def test_needs_no_torch():
     code = "import sys, throughtime.view; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_how_the_data_were_read_stands_folded_under_the_title():
+    read = dataclasses.replace(
+        studies.digits().data, step="row", lengths=(3, 5, 9), notes=("2 rows skipped", studies.HOSTILE)
+    )
+    html = drawn(subject(dataclasses.replace(studies.digits(), data=read)))
+    top = html[html.index("<header") : html.index("</header>")]
+    assert "<details" in top
+    assert "<details open" not in top
+    lines = re.findall(r"<li>(.*?)</li>", top, re.DOTALL)
+    assert lines[:2] == [
+        "digits: 1,257 train, 270 valid, 270 test; each has 3 to 9 rows, 5 in the middle",
+        "2 rows skipped",
+    ]
+    assert "<img" not in lines[2]
+    assert html.count("2 rows skipped") == 1
+    alike = drawn(subject(dataclasses.replace(studies.digits(), data=dataclasses.replace(read, lengths=(64, 64, 64)))))
+    assert "each has 64 rows<" in alike
+    silent = drawn(subject(dataclasses.replace(studies.digits(), data=dataclasses.replace(read, notes=()))))
+    assert "How the data were read" not in silent

@@ -100,7 +100,9 @@ class Reading:
     label: Annotated[str | None, _option(_DATA, "The column of labels (found by itself if only one can be).")] = None
     target: Annotated[list[str] | None, _option(_DATA, "A column of numbers to predict (repeatable; forecasting: all "
                                                        "if none is named).")] = None  # fmt: skip
-    series: Annotated[str | None, _option(_DATA, "Forecasting: the column that tells series apart.")] = None
+    series: Annotated[
+        str | None, _option(_DATA, 'Forecasting: the column that tells series apart ("": all rows are one).')
+    ] = None
     time: Annotated[str | None, _option(_DATA, "Forecasting: the column of time; rows are put in its order.")] = None
     date_format: Annotated[str | None, _option(_DATA, "How dates are written, as in %d/%m/%Y.")] = None
     decimal: Annotated[Decimal | None, _option(_DATA, "The mark before decimals.")] = None

@@ -17,6 +17,7 @@ from throughtime.data.preparation import Preparation
 from throughtime.errors import InputError
 
 MOST_LABELS = 1000
+MOST_ASKED = 20_000  # where the column of labels was named
 LARGEST = 1e18  # a larger number's square would not fit into 32 bits
 
 
@@ -24,34 +25,35 @@ LARGEST = 1e18  # a larger number's square would not fit into 32 bits
 class Answers:
     """The answers of all rows, and which rows are for what."""
 
-    kind: Literal["classification", "regression"]
-    y: Tensor  # (N,) classes; or (N, O) values
+    kind: Literal["classification", "regression", "next"]  # "next": a class for each step
+    y: Tensor  # (N,) classes; or (N, O) values; or (total steps,) classes
     rows: tuple[NDArray[np.int64], ...]  # of train, valid, test
     labels: tuple[str, ...]
     outputs: int
-    metric: Literal["accuracy", "mse"]
+    metric: Literal["accuracy", "mse", "nats"]
     baseline: float
     baseline_is: str
     notes: tuple[str, ...]
     mean: tuple[float, ...] = ()  # (O,) of values, before they were standardised; empty if they were not
     deviation: tuple[float, ...] = ()
+    counted: Tensor | None = None  # (total steps,) bool: which classes count; None: all
 
     def prepared(self, reading: Preparation) -> Preparation:
         """How the source is read, with how its answers are scaled."""
         return replace(reading, answer_mean=self.mean, answer_deviation=self.deviation)
 
 
-def classes(named: Sequence[str], shares: Shares, seed: int, name: str) -> Answers:
-    """One label for each row. `name` is what errors call the source and its column.
+def classes(named: Sequence[str], shares: Shares, seed: int, name: str, most: int = MOST_LABELS) -> Answers:
+    """One label for each row, at most `most` different ones. `name` is what errors call the source and its column.
 
     Raises InputError for a single label, far too many, or too few rows to split.
     """
     labels = _ordered(set(named))
     if len(labels) == 1:
         raise InputError(f'{name}: every row says "{labels[0]}"; to tell sequences apart takes at least two labels.')
-    if len(labels) > MOST_LABELS:
+    if len(labels) > MOST_LABELS and len(labels) > min(most, len(named) // 2):
         raise InputError(
-            f"{name}: {len(labels):,} different labels, more than {MOST_LABELS:,}; this looks like numbers to predict "
+            f"{name}: {len(labels):,} different labels in {len(named):,} rows; this looks like numbers to predict "
             "(pass it as --target) or an identity, not a label."
         )
     number = {label: i for i, label in enumerate(labels)}
@@ -89,6 +91,43 @@ def classes(named: Sequence[str], shares: Shares, seed: int, name: str) -> Answe
         float((codes[test] == guess).mean()),
         f'always "{labels[guess]}", the commonest label in training; scored on the test split{doubt}',
         notes,
+    )
+
+
+def classes_each_step(
+    named: Sequence[str], counted: NDArray[np.bool_], lengths: NDArray[np.int64], shares: Shares, seed: int, name: str
+) -> Answers:
+    """One label for each step of each sequence: `named` and `counted` (total steps,), `lengths` (N,).
+
+    Raises InputError for a single label, far too many, or too few sequences to split.
+    """
+    labels = _ordered({label for label, counts in zip(named, counted.tolist(), strict=True) if counts})
+    if not 2 <= len(labels) <= MOST_LABELS:
+        raise InputError(
+            f"{name}: {len(labels):,} different labels at its steps; 2 to {MOST_LABELS:,} can be told apart."
+        )
+    number = {label: i for i, label in enumerate(labels)}
+    codes = np.array([number.get(label, 0) for label in named], dtype=np.int64)
+    rows = cut(np.zeros(len(lengths), dtype=np.int64), shares, seed)
+    _enough(rows, name)
+    which = np.repeat(np.arange(len(lengths)), lengths)
+    train, _, test = (codes[np.isin(which, some) & counted] for some in rows)
+    if not len(train) or not len(test):
+        raise InputError(f"{name}: no step of the training or the test split has a label; give more sequences.")
+    times = np.bincount(train, minlength=len(labels)) + 1.0  # a label that training never shows is not impossible
+    baseline = float((np.log(times.sum()) - np.log(times))[test].mean())
+    said = "each label as often as in training, whatever is read; scored on the test split"
+    return Answers(
+        "next",
+        torch.from_numpy(codes),
+        rows,
+        labels,
+        len(labels),
+        "nats",
+        baseline,
+        said,
+        ("a label at each step",),
+        counted=None if counted.all() else torch.from_numpy(counted),
     )
 
 

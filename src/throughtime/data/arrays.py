@@ -1,4 +1,4 @@
-"""Sequences of numbers in a `.npz` file: x (N, T, I), y (N,) or (N, O), and lengths (N,) if they differ."""
+"""Sequences of numbers in arrays: x (N, T, I), y (N,) or (N, O) or (N, T), and lengths (N,) if they differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from throughtime.data.answers import LARGEST, Answers, classes, moments, values
+from throughtime.data import ucr
+from throughtime.data.answers import LARGEST, Answers, classes, classes_each_step, moments, values
 from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
@@ -19,33 +20,52 @@ from throughtime.data.files import File
 from throughtime.data.options import Options
 from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool, plainly
+from throughtime.data.ucr import Arrays
 from throughtime.errors import InputError
 
 FITS = ("split", "standardise")
+ENDINGS = (".npz", *ucr.ENDINGS)
+_ARRAYS = Preparation("arrays")
 
 
 def load(file: File, options: Options) -> Dataset:
-    """Classification if y holds whole numbers, truth values or names; regression if it holds fractions.
+    """The arrays of a `.npz`, `.ts` or `.arff` file.
 
-    Values are standardised by the training samples. Samples and steps count from 0 in messages.
     Raises InputError if the file is damaged, holds pickled objects, or its arrays do not fit each other.
     """
     options.refuse_all_but(FITS, f"{file.name}, read as arrays")
+    return labelled(file.name, file.digest, opened(file), options)
+
+
+def labelled(
+    name: str,
+    digest: str,
+    arrays: Arrays,
+    options: Options,
+    prepared: Preparation = _ARRAYS,
+    told: tuple[str, ...] = (),
+) -> Dataset:
+    """Classification if y holds whole numbers, truth values, names or one-hot rows; regression if it holds fractions.
+
+    Whole numbers or names (N, T) or (N, T, 1) beside x (N, T, I) are a class for each step; -100 does not count. Values
+    are standardised by the training samples. Samples and steps count from 0 in messages.
+    Raises InputError if the arrays do not fit each other.
+    """
     shares = checked(options.split)
-    arrays = opened(file)
-    x = values_of(arrays, file.name)
+    x = values_of(arrays, name)
     count, longest, inputs = x.shape
-    lengths = lengths_of(arrays, file.name, count, longest)
+    lengths = lengths_of(arrays, name, count, longest)
     inside = np.arange(longest) < lengths[:, None]
     flat = x[inside]
-    refuse_gaps(flat, lengths, file.name)
+    refuse_gaps(flat, lengths, name)
     standardise = options.standardise is not False
-    answers = _answers(arrays, file.name, count, shares, options.seed, standardise)
+    answers = _answers(arrays["y"], name, lengths, longest, shares, options.seed, standardise)
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    notes = [f"arrays left out: {', '.join(rest)}"] if (rest := sorted(set(arrays) - {"x", "y", "lengths"})) else []
+    notes = [*told]
+    if rest := sorted(set(arrays) - {"x", "y", "lengths"}):
+        notes.append(f"arrays left out: {', '.join(rest)}")
     if arrays["x"].ndim == 2:
         notes.append("x is (N, T): read as one value a step")
-    prepared = Preparation("arrays")
     if standardise:
         trained = np.zeros(count, dtype=bool)
         trained[answers.rows[0]] = True
@@ -53,21 +73,33 @@ def load(file: File, options: Options) -> Dataset:
         flat = (flat - mean) / spread
         prepared = replace(prepared, mean=tuple(mean.tolist()), deviation=tuple(spread.tolist()))
         notes.append("values standardised by the training samples")
-    pool = Pool(torch.from_numpy(flat.astype(np.float32)), starts, answers.y, plainly)
+    pool = Pool(
+        torch.from_numpy(flat.astype(np.float32)),
+        starts,
+        answers.y,
+        plainly,
+        each_step=answers.kind == "next",
+        counted=answers.counted,
+    )
     return separate(
         pool,
         answers,
-        name=file.name,
+        name=name,
         step="step",
         inputs=inputs,
-        digest=file.digest,
+        digest=digest,
         prepared=prepared,
         notes=(*notes, *answers.notes),
     )
 
 
-def opened(file: File, needed: tuple[str, ...] = ("x", "y")) -> dict[str, NDArray[np.generic]]:
+def opened(file: File, needed: tuple[str, ...] = ("x", "y")) -> Arrays:
     """The arrays of a file by name, those that are `needed` among them."""
+    if file.ending in ucr.ENDINGS:
+        found = ucr.read(file)
+        if "y" in needed and "y" not in found:
+            raise InputError(f"{file.name}: its series have no labels; give a file that says what is to be learned.")
+        return found
     try:
         opened = np.load(io.BytesIO(file.data), allow_pickle=False)
         if not isinstance(opened, np.lib.npyio.NpzFile):
@@ -90,7 +122,7 @@ def opened(file: File, needed: tuple[str, ...] = ("x", "y")) -> dict[str, NDArra
     return found
 
 
-def values_of(arrays: dict[str, NDArray[np.generic]], name: str) -> NDArray[np.float64]:
+def values_of(arrays: Arrays, name: str) -> NDArray[np.float64]:
     """X as (N, T, I)."""
     x = arrays["x"]
     if x.ndim not in (2, 3) or x.dtype.kind not in "biuf":
@@ -101,7 +133,7 @@ def values_of(arrays: dict[str, NDArray[np.generic]], name: str) -> NDArray[np.f
     return x.astype(np.float64)
 
 
-def lengths_of(arrays: dict[str, NDArray[np.generic]], name: str, count: int, longest: int) -> NDArray[np.int64]:
+def lengths_of(arrays: Arrays, name: str, count: int, longest: int) -> NDArray[np.int64]:
     """The steps of each sequence, (N,)."""
     given = arrays.get("lengths")
     if given is None:
@@ -133,16 +165,40 @@ def refuse_gaps(flat: NDArray[np.float64], lengths: NDArray[np.int64], name: str
 
 
 def _answers(
-    arrays: dict[str, NDArray[np.generic]],
+    y: NDArray[np.generic],
     name: str,
-    count: int,
+    lengths: NDArray[np.int64],
+    longest: int,
     shares: tuple[float, float, float],
     seed: int,
     standardise: bool,
 ) -> Answers:
-    y = arrays["y"]
-    if y.ndim not in (1, 2) or y.shape[0] != count or 0 in y.shape:
-        raise InputError(f"{name}: y is {y.shape}, but x has {count} sequences; y must be ({count},) or ({count}, O).")
+    count = len(lengths)
+    if y.ndim not in (1, 2, 3) or y.shape[0] != count or 0 in y.shape:
+        raise InputError(
+            f"{name}: y is {y.shape}, but x has {count} sequences; y must be ({count},), ({count}, O) or, for a label "
+            f"at each step, ({count}, {longest})."
+        )
+    inside = np.arange(longest) < lengths[:, None]
+    shape, y = y.shape, _from_one_hot(y, inside, name)
+    told = (f"y is one-hot {shape}: read as the classes 0 to {shape[-1] - 1}",) if y.shape != shape else ()
+    if y.ndim == 3 and y.shape[1:] == (longest, 1):
+        y = y[..., 0]
+    elif y.shape[1:] == (1,) and y.dtype.kind in "biuU" and longest > 1:
+        y = y[:, 0]
+    steps = y.ndim == 2 and y.shape[1] == longest and (longest > 1 or len(shape) == 3)
+    if y.ndim == 3 or (steps and y.dtype.kind not in "biuU"):
+        raise InputError(
+            f"{name}: y is {y.dtype} {shape}, beside x of {longest} steps; of each step whole numbers or names are "
+            f"read, as labels ({count}, {longest}); save labels so, or one answer for each sequence."
+        )
+    if steps:
+        named = y[inside]
+        counted = np.array(named != -100) if y.dtype.kind in "iu" else np.ones(len(named), dtype=bool)
+        answers = classes_each_step(
+            [str(each) for each in named.tolist()], counted, lengths, shares, seed, f"{name}, y"
+        )
+        return replace(answers, notes=(*told, *answers.notes))
     if y.dtype.kind == "f":
         numbers = y.astype(np.float64).reshape(count, -1)
         wrong = np.flatnonzero(~(np.abs(numbers) <= LARGEST).all(axis=1))
@@ -161,4 +217,21 @@ def _answers(
             f"{name}: y is {y.dtype} {y.shape}; it must be whole numbers or names ({count},) for classes, or floating "
             "point for values to predict."
         )
-    return classes([str(each) for each in y.tolist()], shares, seed, f"{name}, y")
+    answers = classes([str(each) for each in y.tolist()], shares, seed, f"{name}, y")
+    return replace(answers, notes=(*told, *answers.notes))
+
+
+def _from_one_hot(y: NDArray[np.generic], inside: NDArray[np.bool_], name: str) -> NDArray[np.generic]:
+    """The classes (N,) or (N, T) where y is one-hot (N, K) or (N, T, K), else y as it is."""
+    longest = inside.shape[1]
+    if y.ndim < 2 or y.shape[-1] < 2 or y.dtype.kind not in "biuf" or (y.ndim == 3 and y.shape[1] != longest):
+        return y
+    looked = y[inside] if y.ndim == 3 else y
+    if not np.isin(looked, (0, 1)).all() or (looked.sum(axis=-1) != 1).any():
+        return y
+    if y.ndim == 2 and y.shape[1] == longest:
+        raise InputError(
+            f"{name}: y {y.shape} could be one-hot classes or a label at each of {longest} steps; save classes as "
+            f"({len(y)},), or labels at each step as {(*y.shape, 1)}."
+        )
+    return np.asarray(y.argmax(axis=-1))

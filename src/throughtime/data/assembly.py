@@ -42,7 +42,7 @@ def separate(
         digest=digest,
         notes=notes,
     )
-    return Dataset(card, train, valid, test, vocabulary, prepared=answers.prepared(prepared))
+    return Dataset(card, train, valid, test, vocabulary, pool.each_step, prepared=answers.prepared(prepared))
 
 
 def sizes(train: Split, valid: Split, test: Split) -> dict[str, int]:

@@ -133,7 +133,7 @@ def _dated(table: Table, name: str, options: Options) -> Clock | None:
         at = int(np.flatnonzero(np.isnan(read.seconds))[0])
         raise InputError(
             f'{table.where(at)}: "{name}" says "{texts(column)[at]}", which is no date, though most of the column is; '
-            f'mend or drop the row, or pass --drop "{name}" to keep the file\'s order.'
+            f'mend the row, pass --skip-bad-rows, or --drop "{name}" to keep the file\'s order.'
         )
     notes: tuple[str, ...] = (f'dates of "{name}" read {read.form}',) if read.form else ()
     columns: tuple[str, ...] = (name,)

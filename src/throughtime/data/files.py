@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from os.path import isdir
 from pathlib import Path
 
 from throughtime.errors import InputError
+
+STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +50,12 @@ class File:
 
 
 def read(path: Path) -> File:
-    """Read a whole file, decompressing `.gz` and a `.zip` that holds one file.
+    """Read a whole file, decompressing `.gz` and a `.zip` that holds one file; "-" is standard input, a `.csv`.
 
     Raises InputError if it is absent, a folder, empty, damaged, or may not be read.
     """
+    if str(path) == STANDARD_INPUT:
+        return _standard_input()
     if isdir(path):
         raise InputError(f"{path}: this is a folder; name one file in it.")
     try:
@@ -69,6 +74,15 @@ def read(path: Path) -> File:
     if not data:
         raise InputError(f"{path.name}: the file is empty; give one with data in it.")
     return File(path.name, endings[-1] if endings else "", data)
+
+
+def _standard_input() -> File:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise InputError('"-" reads a table from standard input, and none is piped in; type: throughtime ... - < FILE.')
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise InputError("standard input: it is empty; if it was read before, save it as a file and name that.")
+    return File("standard input", ".csv", data)
 
 
 def _decompressed(data: bytes, path: Path) -> bytes:

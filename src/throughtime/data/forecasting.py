@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from throughtime.data import clocks, numerals
+from throughtime.data import clocks, dates, numerals, several
 from throughtime.data.answers import LARGEST, moments
 from throughtime.data.assembly import sizes, spread
 from throughtime.data.dataset import Dataset
@@ -38,8 +38,10 @@ FITS = (
     "max_length",
     "split",
     "standardise",
+    "skip_bad_rows",
 )
 SENTINELS = (-200.0, -999.0, -9999.0, -99999.0, -99.0, 999.0, 9999.0, 99999.0)  # how files also write "not known"
+_FEW = 0.05  # words for each number of a column, under which they are faults
 _LEAST = 2  # rows a split needs of each series: one to read and one to predict
 
 Floats = NDArray[np.float64]
@@ -66,6 +68,8 @@ def load(table: Table, options: Options) -> Dataset:
     """
     options.refuse_all_but(FITS, f"{table.name}, read as a series of numbers")
     shares = checked(options.split)
+    if options.skip_bad_rows:
+        table = table.without(_bad(table, options))
     rows = _filled_openly(table, _ordered(table, options), options)
     targets = _targets(table, rows, options)
     parts = [_cut(run, shares, table.name) for run in rows.runs]
@@ -206,6 +210,25 @@ def _targets(table: Table, rows: _Rows, options: Options) -> list[int]:
 # -- which columns, in which order
 
 
+def _bad(table: Table, options: Options) -> NDArray[np.bool_]:
+    """Which rows (N,) have no date where nearly all have one, no number where nearly all have one, or no series."""
+    bad = np.zeros(table.frame.height, dtype=bool)
+    for name in table.frame.columns:
+        column = table.frame[name]
+        if name == options.series:
+            bad |= np.array([not cell for cell in texts(column)])
+            continue
+        read = None if column.dtype.is_numeric() else dates.read(column, options.date_format)
+        if read is not None:
+            unread = np.isnan(read.seconds)
+            bad |= unread if not read.question and not unread.all() else False
+            continue
+        found, stray = numbers(column)
+        if stray.sum() < _FEW * np.isfinite(found).sum():
+            bad |= stray
+    return bad
+
+
 def _ordered(table: Table, options: Options) -> _Rows:
     frame = table.frame
     notes: list[str] = []
@@ -219,6 +242,8 @@ def _ordered(table: Table, options: Options) -> _Rows:
     frame = table.frame
     notes += table.notes
     leave = {options.series, *(clock.columns if clock else ())}
+    if options.series is None:
+        several.refuse_unnamed(table, clock is not None, leave | set(options.targets))
     asked = options.targets
     names: list[str] = []
     columns: list[Floats] = []
@@ -233,10 +258,10 @@ def _ordered(table: Table, options: Options) -> _Rows:
                     f'{table.where(at)}: "{name}" says "{frame[name][at]}", which is no number; mend the row.'
                 )
             # A few words among many numbers are a fault in the file; a column of words is another kind of column.
-            if stray.sum() < 0.05 * np.isfinite(found).sum():
+            if stray.sum() < _FEW * np.isfinite(found).sum():
                 raise InputError(
                     f'{table.where(at)}: "{name}" says "{frame[name][at]}", which is no number, though most of the '
-                    "column is; mend or empty the cell."
+                    "column is; mend or empty the cell, or pass --skip-bad-rows."
                 )
             cells = texts(frame[name])
             if frame[name].dtype == pl.String and len(set(cells)) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -19,12 +20,15 @@ from throughtime.data import (
     hub,
     idx,
     jane,
+    numerals,
     order,
     reviews,
     tables,
+    ucr,
 )
 from throughtime.data.dataset import Dataset
 from throughtime.data.options import Decimal, Gaps, Options
+from throughtime.data.preparation import Preparation
 from throughtime.data.tables import Table
 from throughtime.errors import InputError
 
@@ -37,12 +41,9 @@ _NAMED: dict[str, Callable[[Options], Dataset]] = {
 }
 
 
-_SERIES = """python -c 'import numpy, aeon.datasets as d; x, y = d.{}("FILE"); numpy.savez("data.npz", \
-x=x.transpose(0, 2, 1), y=y)'"""
+_ARCHIVED = re.compile(r"_(TRAIN|TEST)\.")  # the names that the UCR archive gives to tables of a series a row
+_FIRST, _WIDEST = 8, 60  # steps of a sample that are shown, and characters of each
 _CONVERTERS = {  # ending -> what to type
-    ".ts": _SERIES.format("load_from_ts_file"),
-    ".arff": _SERIES.format("load_from_arff_file"),
-    ".xlsx": """python -c 'import pandas; pandas.read_excel("FILE").to_csv("data.csv", index=False)'""",
     ".xls": """python -c 'import pandas; pandas.read_excel("FILE").to_csv("data.csv", index=False)'""",
 }
 
@@ -79,18 +80,22 @@ def load(
 
     `source` is one of
 
-    - a table (`.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`, also `.gz` or alone in a `.zip`) with texts and
+    - a table (`.csv`, `.tsv`, `.json`, `.jsonl`, `.parquet`, `.xlsx`; also `.gz`, alone in a `.zip`, or "-", a
+      CSV from standard input) with texts and
       labels, or lines of text, tab, label in a `.txt` file: classification over words.
       `text` and `label` name the columns where they are not plain to
       see; `target` in place of `label` names numbers to predict. Takes `max_length` (the last words kept, 256),
       `vocabulary` (words known, 10,000), `minimum_count` (times a word must occur in training, 2), `split`,
       `standardise` (of a target), `skip_bad_rows`.
     - a table of numbers, one row a step: forecasting of the next row, or of its `target` columns. `series` names the
-      column that tells several series apart, `time` the one that orders rows (found by itself if it holds dates);
+      column that tells several series apart ("": there is one), `time` the one that orders rows (found by itself if it
+      holds dates);
       `date_format` how its dates are written ("%d/%m/%Y"), where the column leaves it open.
       `gaps` "refuse" (default) or "previous" (filled with the value before, never counted as an answer). Takes
       `max_length` (of windows, steps), `split`, `standardise` (on).
-    - of either table `header` says whether its first row names the columns, `decimal` whether a "point" or a "comma"
+    - a table of numbers, one series a row with its `label`; also `.ts` and `.arff` of the time series archives:
+      classification of series. Takes `split`, `standardise` (on).
+    - of any table `header` says whether its first row names the columns, `decimal` whether a "point" or a "comma"
       marks decimals, and `drop` names columns to leave out; each is asked for where the file leaves it open.
     - plain text (`.txt`): language modelling by character. Takes `max_length` (of windows, 128), `vocabulary`,
       `minimum_count`, `split`.
@@ -131,22 +136,35 @@ def load(
         standardise=standardise,
         skip_bad_rows=skip_bad_rows,
     )
-    name = str(source)
     if isinstance(source, str) and source in _NAMED:
         return _NAMED[source](options)
+    return _begun(_read(source, options))
+
+
+def _read(source: str | PathLike[str], options: Options) -> Dataset:
+    """What is not made by rule: files, and the hub's tables."""
+    name = str(source)
     if name.startswith(hub.PREFIX):
         return _table(hub.read(name), options)
     path = Path(source)
-    if not path.suffix and not exists(path):
+    if name != files.STANDARD_INPUT and not path.suffix and not exists(path):
         raise InputError(f'"{name}" is no file, and no name known here ({", ".join(_NAMED)}); check the spelling.')
     if idx.fits(path):
         return idx.load(path, options)
     file = files.read(path)
     if file.ending in tables.known():
         return _table(tables.read(file, options.header), options)
-    if file.ending == ".npz":
+    if file.ending in arrays.ENDINGS:
         return arrays.load(file, options)
     if file.ending == ".txt":
+        table = tables.numeric_lines(file)
+        if table is not None:
+            if ucr.label_column(table) is None:
+                raise InputError(
+                    f"{file.name}: every line holds numbers; to read them as a table, a line a step, call the file "
+                    ".csv; a text to be read by character has other signs too."
+                )
+            return _table(table, options)
         lines = tables.labelled_lines(file)
         return characters.load(file, options) if lines is None else reviews.load(lines, options)
     if file.ending in _CONVERTERS:
@@ -156,6 +174,14 @@ def load(
         f"{file.name}: {ending} are not read; unpack or convert it to .csv, .tsv, .jsonl, .parquet, .txt or .npz "
         "(x, y and lengths)."
     )
+
+
+def _begun(dataset: Dataset) -> Dataset:
+    """The same, with a note on how its first training sample begins."""
+    words = dataset.train.words(0)
+    begins = " | ".join(word if len(word) <= _WIDEST else f"{word[:_WIDEST]}..." for word in words[:_FIRST])
+    note = f"the first training sample begins, {dataset.card.step} by {dataset.card.step}: {begins}"
+    return replace(dataset, card=replace(dataset.card, notes=(*dataset.card.notes, note)))
 
 
 def _table(table: Table, options: Options) -> Dataset:
@@ -169,8 +195,31 @@ def _table(table: Table, options: Options) -> Dataset:
         told = f"left out, as asked: {tables.listed(list(options.dropped))}"
         table = replace(table, frame=frame, notes=(*table.notes, told))
     asked = options.asked()
+    forecast = asked & {"series", "time", "gaps", "date_format"}
+    if not asked & {"text", "target"} and not forecast:
+        label = ucr.label_column(table)
+        if options.label is not None and not reviews.prose(table) and ucr.fits(table, options.label):
+            return _series_in_rows(table, options.label, options)
+        if label is not None and options.label is None:
+            if not _ARCHIVED.search(table.name):
+                raise InputError(
+                    f'{table.name}: is each row a whole series with its label in "{label}", or one step of a series? '
+                    f'Pass --label "{label}" for the first, or name what is to be forecast as --target COLUMN.'
+                )
+            return _series_in_rows(table, label, options)
     if asked & {"text", "label"}:
         return reviews.load(table, options)
-    if asked & {"series", "time", "gaps", "date_format"}:
+    if forecast:
         return forecasting.load(table, options)
     return reviews.load(table, options) if reviews.prose(table) else forecasting.load(table, options)
+
+
+def _series_in_rows(table: Table, label: str, options: Options) -> Dataset:
+    """A table whose every row is a series with a label."""
+    options.refuse_all_but(ucr.FITS, f"{table.name}, read as a series a row")
+    table = numerals.plainly(table, options)
+    steps = tuple(name for name in table.frame.columns if name != label)
+    note = f'each row is a series of {len(steps)} steps, "{steps[0]}" to "{steps[-1]}"; its label is in "{label}"'
+    prepared = Preparation("arrays", answer=(label,), columns=steps, decimal=table.decimal or "")
+    arrays_ = ucr.rows_of(table, label)
+    return arrays.labelled(table.name, table.digest, arrays_, options, prepared, (*table.notes, note))

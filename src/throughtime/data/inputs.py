@@ -5,8 +5,9 @@ Dimensions: N sequences, T steps, I values a step, O answers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from throughtime.data import arrays, files, idx, tables, words
+from throughtime.data import arrays, files, idx, numerals, tables, ucr, words
 from throughtime.data.dataset import Batch, Dataset
+from throughtime.data.options import Options
 from throughtime.data.preparation import Preparation
 from throughtime.data.tables import Table, listed, texts
 from throughtime.errors import InputError
@@ -55,7 +57,9 @@ def read(source: str, prepared: Preparation, card: DataCard) -> Inputs:
     if prepared.kind == "pixels" and idx.fits(path):
         return of_arrays(idx.images(path), None, prepared, card, path.name)
     file = files.read(path)
-    if file.ending != ".npz":
+    if prepared.columns and file.ending in tables.known():
+        return _series_in_rows(file, prepared, card)
+    if file.ending not in arrays.ENDINGS:
         raise InputError(
             f"{file.name}: this net reads sequences of numbers; give an .npz file with x (N, T, {card.inputs}) and, "
             "where they differ, lengths (N,)."
@@ -66,6 +70,24 @@ def read(source: str, prepared: Preparation, card: DataCard) -> Inputs:
     truth = found.get("y")
     told = tuple(str(each) for each in truth.tolist()) if truth is not None and truth.shape == (count,) else ()
     return of_arrays(x, lengths, prepared, card, file.name, told)
+
+
+def _series_in_rows(file: files.File, prepared: Preparation, card: DataCard) -> Inputs:
+    """A table with a series a row; its labels may be there or not."""
+    unnamed = all(re.fullmatch(r"column \d+", name) for name in prepared.columns)
+    table = tables.read(file, not unnamed if file.ending in tables.HEADED else None)
+    frame = table.frame
+    if unnamed and frame.width == len(prepared.columns):  # the labels alone are not there
+        frame = frame.rename(dict(zip(frame.columns, prepared.columns, strict=True)))
+        table = replace(table, frame=frame)
+    missing(table, prepared.columns, "the net reads")
+    label = next((name for name in prepared.answer if name in frame.columns), None)
+    columns = [*prepared.columns, *([label] if label else [])]
+    table = numerals.plainly(replace(table, frame=frame.select(columns)), Options(decimal=prepared.decimal or None))
+    found = ucr.rows_of(table, label)
+    truth = tuple(str(each) for each in found["y"].tolist()) if label else ()
+    inputs = of_arrays(found["x"], found["lengths"].astype(np.int64), prepared, card, file.name, truth)
+    return replace(inputs, rows=tuple(range(table.first_row, table.first_row + len(inputs.samples))))
 
 
 def held_out(dataset: Dataset) -> Inputs:
@@ -108,7 +130,8 @@ def of_arrays(
 def _texts(table: Table, prepared: Preparation) -> Inputs:
     column = table.column(prepared.text, "the net, which was trained on texts of that column")
     known = {word: token for token, word in enumerate(prepared.vocabulary)}
-    split = [words.split(cell) for cell in texts(column)]
+    split = [words.steps(cell, prepared.by_character) for cell in texts(column)]
+    step = "character" if prepared.by_character else "word"
     kept = [sample[-prepared.longest :] for sample in split]
     tokens = [[known.get(word, 1) for word in sample] for sample in kept]
     total, unknown = sum(map(len, tokens)), sum(token == 1 for sample in tokens for token in sample)
@@ -117,15 +140,16 @@ def _texts(table: Table, prepared: Preparation) -> Inputs:
     notes = []
     if unknown:
         notes.append(
-            f"{unknown:,} of {total:,} words ({unknown / total:.1%}) are not among the {len(known):,} that the net "
-            "knows; it reads each of them as the same unknown word"
+            f"{unknown:,} of {total:,} {step}s ({unknown / total:.1%}) are not among the {len(known):,} that the net "
+            f"knows; it reads each of them as the same unknown {step}"
         )
     if cut:
-        notes.append(f"{cut:,} of {len(split):,} texts cut to their last {prepared.longest} words, as in training")
+        notes.append(f"{cut:,} of {len(split):,} texts cut to their last {prepared.longest} {step}s, as in training")
     if empty:
         more = ", ..." if len(empty) > 10 else ""
         notes.append(
-            f"{len(empty):,} rows hold no word, so they get no prediction: row {', '.join(map(str, empty[:10]))}{more}"
+            f"{len(empty):,} rows hold no {step}, so they get no prediction: row "
+            f"{', '.join(map(str, empty[:10]))}{more}"
         )
     answer = prepared.answer[0] if prepared.answer else ""
     truth = tuple(texts(table.frame[answer])) if answer in table.frame.columns else ()

@@ -15,12 +15,15 @@ class Preparation:
 
     kind: Literal["words", "characters", "rows", "arrays", "pixels", "made"]  # what a source is read as
     text: str = ""  # words: the column of texts
-    answer: tuple[str, ...] = ()  # words: the column of labels, or of the target; rows: the predicted columns
-    columns: tuple[str, ...] = ()  # rows: what a step reads, in order
+    by_character: bool = False  # words: whether a step is a character instead
+    answer: tuple[
+        str, ...
+    ] = ()  # words: the column of labels, or of the target; rows: the predicted columns; arrays: the label's
+    columns: tuple[str, ...] = ()  # rows: what a step reads, in order; arrays: the steps, where a row is a series
     series: str = ""  # rows: the column that tells series apart
     time: str = ""  # rows: the column of time
     date_format: str = ""  # rows: how its dates are written, where that was a choice
-    decimal: Literal["", "point", "comma"] = ""  # rows: the mark of decimals
+    decimal: Literal["", "point", "comma"] = ""  # rows, arrays: the mark of decimals
     gaps: str = ""  # rows: how gaps are filled; empty: they are refused
     vocabulary: tuple[str, ...] = ()  # words and characters: by token number
     longest: int = 0  # words: how many are kept of a text, its last ones

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime.data import dates, numerals, words
-from throughtime.data.answers import LARGEST, MOST_LABELS, Answers, classes, values
+from throughtime.data.answers import LARGEST, MOST_ASKED, MOST_LABELS, Answers, classes, values
 from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
@@ -46,6 +46,7 @@ LONGEST = 256  # words kept of a text
 MOST_WORDS = 10_000
 LEAST_OFTEN = 2  # how often a word must occur in training to be known
 _NO_LABEL = tuple(gap for gap in GAPS if gap != "none")  # "none" is a name of a class as often as a gap
+_ONE_WORD = 1.5  # words on average, up to which texts are single words (names, say), read by character
 _MANY_VALUES = 20  # from here on, fractions are numbers to predict rather than names of classes
 
 
@@ -83,6 +84,10 @@ def load(table: Table, options: Options) -> Dataset:
     plain = numerals.plainly(replace(table, frame=table.frame.select(label), notes=()), options)
     cells, said = texts(table.frame[text]), texts(table.frame[label])
     split_cells = [words.split(cell) for cell in cells]
+    by_character = options.text is not None and sum(map(len, split_cells)) <= _ONE_WORD * sum(map(bool, cells))
+    step = "character" if by_character else "word"
+    if by_character:
+        split_cells = [words.steps(cell, True) for cell in cells]
     value, stray = numbers(plain.frame[label])
     regression = options.target is not None or (options.label is None and _many_fractions(value, stray))
     if not regression:
@@ -103,24 +108,26 @@ def load(table: Table, options: Options) -> Dataset:
                 "--standardise does not fit labels; leave it out, or name a column of numbers as --target."
             )
         said, merged = _one_spelling(said, label)
-        answers = classes([said[i] for i in kept], shares, options.seed, f'{table.name}, column "{label}"')
+        where, most_labels = f'{table.name}, column "{label}"', MOST_LABELS if options.label is None else MOST_ASKED
+        answers = classes([said[i] for i in kept], shares, options.seed, where, most_labels)
 
     cut = [split_cells[i][-longest:] for i in kept]
     shortened = sum(len(split_cells[i]) > longest for i in kept)
     vocabulary = words.vocabulary((cut[row] for row in answers.rows[0]), most, least_often)
     if len(vocabulary) == len((words.PADDING, words.UNKNOWN)):
         raise InputError(
-            f"{table.name}: no word occurs {least_often} times in the training rows, so none would be known; give more "
-            "rows or pass --minimum-count 1."
+            f"{table.name}: no {step} occurs {least_often} times in the training rows, so none would be known; give "
+            "more rows or pass --minimum-count 1."
         )
     notes = (
         *table.notes,
         f'text from column "{text}", answers from column "{label}"',
+        *(["texts of one word: read character by character"] if by_character else []),
         *dropped,
         *merged,
-        *([f"{shortened:,} of {len(cut):,} texts cut to their last {longest} words"] if shortened else []),
-        f"{len(vocabulary):,} words known (seen at least {least_often} times in training); unknown ones are shown ‹so› "
-        "and are all one to the net",
+        *([f"{shortened:,} of {len(cut):,} texts cut to their last {longest} {step}s"] if shortened else []),
+        f"{len(vocabulary):,} {step}s known (seen at least {least_often} times in training); unknown ones are shown "
+        "‹so› and are all one to the net",
         *_copies(cut, answers),
         *answers.notes,
     )
@@ -128,10 +135,12 @@ def load(table: Table, options: Options) -> Dataset:
         _pool(cut, vocabulary, answers),
         answers,
         name=table.name,
-        step="word",
+        step=step,
         inputs=len(vocabulary),
         vocabulary=vocabulary,
-        prepared=Preparation("words", text=text, answer=(label,), vocabulary=vocabulary, longest=longest),
+        prepared=Preparation(
+            "words", text=text, by_character=by_character, answer=(label,), vocabulary=vocabulary, longest=longest
+        ),
         digest=table.digest,
         notes=notes,
     )

@@ -21,14 +21,28 @@ Spell = Callable[[int, Tensor], tuple[str, ...]]  # (row, its steps) -> the step
 class Pool:
     """All sequences of a source: `flat` (total steps,) tokens or (total steps, I) values, one after another.
 
-    `starts` (N + 1,) says where each begins; `y` (N,) or (N, O) holds the answers. Small integers may stand for
+    `starts` (N + 1,) says where each begins; `y` (N,) or (N, O) holds the answers, or with `each_step` (total steps,)
+    those of the steps, of which `counted` (total steps,) count. Small integers may stand for
     values: they are multiplied by `scale` when a batch is made, so that a large set of images stays small.
     """
 
     def __init__(
-        self, flat: Tensor, starts: NDArray[np.int64], y: Tensor, spell: Spell, scale: float | None = None
+        self,
+        flat: Tensor,
+        starts: NDArray[np.int64],
+        y: Tensor,
+        spell: Spell,
+        scale: float | None = None,
+        *,
+        each_step: bool = False,
+        counted: Tensor | None = None,
     ) -> None:
         self.flat, self.starts, self.y, self.spell, self.scale = flat, starts, y, spell, scale
+        self.each_step, self.counted = each_step, counted
+
+    def of(self, values: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        """What is held for each step, of these sequences side by side: (T, B), padded with zeros."""
+        return pad_sequence([values[int(self.starts[row]) : int(self.starts[row + 1])] for row in rows.tolist()])
 
     def steps(self, row: int) -> Tensor:
         """The steps of one sequence, as they go into a batch."""
@@ -53,7 +67,11 @@ class Sequences:
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
         pieces = [self._pool.steps(row) for row in rows.tolist()]
         lengths = torch.tensor([len(piece) for piece in pieces], dtype=torch.int64)
-        return Batch(pad_sequence(pieces), lengths, self._pool.y[torch.from_numpy(rows)])
+        x, pool = pad_sequence(pieces), self._pool
+        if not pool.each_step:
+            return Batch(x, lengths, pool.y[torch.from_numpy(rows)])
+        counted = None if pool.counted is None else pool.of(pool.counted, rows)
+        return Batch(x, lengths, pool.of(pool.y, rows), True, counted)
 
     def lengths(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """The steps of every sample, (N,)."""

@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -36,11 +36,25 @@ class Table:
     first_row: int  # the number of the first record, as a person counts
     digest: str
     notes: tuple[str, ...] = ()
+    headless: bool = False  # whether its columns have no names of their own
     decimal: Decimal | None = None  # the mark that its numbers had, once they are written plainly
+    kept: tuple[int, ...] = ()  # where rows were skipped: which record each one is
 
     def where(self, index: int) -> str:
         """A record's place, as errors name it."""
-        return f"{self.name}, row {self.first_row + index}"
+        return f"{self.name}, row {self.first_row + (self.kept[index] if self.kept else index)}"
+
+    def without(self, bad: NDArray[np.bool_]) -> Table:
+        """The table without some rows (N,), and a note that says which."""
+        if not bad.any():
+            return self
+        kept = tuple(np.flatnonzero(~bad).tolist())
+        if not kept:
+            raise InputError(f"{self.name}: no row can be used; give other columns or another file.")
+        places = ", ".join(self.where(int(at)).rpartition(" ")[2] for at in np.flatnonzero(bad)[:10])
+        more = ", ..." if bad.sum() > 10 else ""
+        note = f"{bad.sum():,} rows that cannot be used skipped, as asked: row {places}{more}"
+        return replace(self, frame=self.frame[list(kept)], notes=(*self.notes, note), kept=kept)
 
     def column(self, name: str, asked_by: str) -> pl.Series:
         """A column by name; raises InputError listing the columns if there is none of that name."""
@@ -137,7 +151,8 @@ def _delimited(file: File, header: bool | None) -> Table:
         raise InputError(f"{file.name}, row 1: the row is blank; the first row names the columns, or holds data.")
     body, first = frame.slice(1), 2 + told
     same = _same_as(head, body)
-    if header is False or (header is None and _is_data(file.name, head, body, same)):
+    headless = header is False or (header is None and _is_data(file.name, head, body, same))
+    if headless:
         head, body, first = [f"column {i}" for i in range(1, len(head) + 1)], frame, 1 + told
         notes += (f"no header: the first row is data, the columns are called {listed(head)}",)
     elif same.all(axis=1).any():
@@ -152,7 +167,7 @@ def _delimited(file: File, header: bool | None) -> Table:
     if not body.height:
         raise InputError(f"{file.name}: there is a header but no row under it; give a file with data in it.")
     body.columns = names
-    return Table(file.name, body, first, file.digest, notes)
+    return Table(file.name, body, first, file.digest, notes, headless)
 
 
 def _dialect(text: str, ending: str) -> tuple[str, str | None]:
@@ -308,9 +323,60 @@ def _parquet(file: File) -> Table:
     return Table(file.name, frame, 1, file.digest)
 
 
+def _excel(file: File) -> Table:
+    """The one sheet of an Excel file."""
+    try:
+        found = pl.read_excel(io.BytesIO(file.data), sheet_id=0, raise_if_empty=False)
+    except ImportError:
+        raise InputError(
+            f"{file.name}: reading Excel files takes a library; type: pip install 'throughtime[excel]', or save the "
+            "sheet as .csv."
+        ) from None
+    except Exception as error:  # the reader has errors of its own, known only where it is installed
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{file.name}: this Excel file cannot be read ({reason}); save the sheet as .csv.") from None
+    sheets = {name: frame for name, frame in found.items() if frame.height}
+    if len(sheets) != 1:
+        held = f"{len(sheets)} sheets with data ({listed(list(sheets))})" if sheets else "no sheet with data"
+        raise InputError(f"{file.name}: the file holds {held}; save the one to be read as .csv.")
+    (name, frame), *_ = sheets.items()
+    if all(_NUMBER.fullmatch(each) for each in frame.columns) and not _counts_up(frame.columns):
+        raise InputError(
+            f"{file.name}, row 1: {listed(frame.columns)} could name the columns or be data; save the sheet as .csv "
+            "and pass --header or --no-header."
+        )
+    note = (f'sheet "{name}"',) if len(found) > 1 else ()
+    return Table(file.name, frame, 2, file.digest, note)
+
+
+def numeric_lines(file: File) -> Table | None:
+    """A text file whose every line holds several numbers, or numbers alone, as a table without names; None otherwise.
+
+    Raises InputError if the lines do not hold equally many.
+    """
+    rows: list[tuple[int, list[str]]] = []
+    for number, line in enumerate(file.text().split("\n"), start=1):
+        cells = re.split(r"\s*[,;\t]\s*|\s+", line.strip())
+        if cells == [""]:
+            continue
+        if not all(_NUMBER.fullmatch(cell) or cell.lower() in GAPS[1:] for cell in cells):
+            return None
+        rows.append((number, cells))
+    if len(rows) < 2:
+        return None
+    width = len(rows[0][1])
+    for number, cells in rows:
+        if len(cells) != width:
+            raise InputError(f"{file.name}, row {number}: {len(cells)} numbers, where row {rows[0][0]} has {width}.")
+    names = [f"column {i}" for i in range(1, width + 1)]
+    frame = pl.DataFrame([cells for _, cells in rows], schema=dict.fromkeys(names, pl.String), orient="row")
+    return Table(file.name, frame, rows[0][0], file.digest, (f"no header: {width} numbers a line",), headless=True)
+
+
 _READERS: dict[str, Callable[[File], Table]] = {
     ".json": _json,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".parquet": _parquet,
+    ".xlsx": _excel,
 }

@@ -40,6 +40,11 @@ def split(text: str) -> list[str]:
     return (_WORD if _BEYOND.search(plain) else _SIMPLE).findall(plain)
 
 
+def steps(text: str, by_character: bool) -> list[str]:
+    """The steps of a text: its words, or its characters with their case."""
+    return list(unicodedata.normalize("NFC", text)) if by_character else split(text)
+
+
 def vocabulary(samples: Iterable[Sequence[str]], most: int, least_often: int) -> tuple[str, ...]:
     """The commonest words (or characters), at most `most` with the two special tokens that come first.
 

@@ -69,8 +69,8 @@ def figures(*several: Html) -> Html:
     return tag("div", *several, class_=f"figures{columns}")
 
 
-def document(title: str, byline: Node, sections: tuple[Section, ...], foot: Node) -> str:
-    """The whole page."""
+def document(title: str, byline: Node, sections: tuple[Section, ...], foot: Node, fold: Node = None) -> str:
+    """The whole page; `fold` stands under its byline."""
     script, style = asset("figures.js"), asset("figures.css")
     contents = tag("ol", (tag("li", tag("a", section.short, href=f"#{section.key}")) for section in sections))
     side = tag(
@@ -78,7 +78,7 @@ def document(title: str, byline: Node, sections: tuple[Section, ...], foot: Node
         tag("div", tag("nav", contents, aria_label="Sections"), tag("div", data_theme_home=True)),
         class_="side",
     )
-    top = tag("header", tag("h1", title), tag("p", byline, class_="byline"), class_="top")
+    top = tag("header", tag("h1", title), tag("p", byline, class_="byline"), fold, class_="top")
     main = tag("main", (_section(section) for section in sections), id="main")
     head = (
         tag("meta", charset="utf-8"),

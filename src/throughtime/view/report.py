@@ -9,9 +9,9 @@ from pathlib import Path
 from throughtime.diagnosis import diagnose
 from throughtime.disk import write_whole
 from throughtime.errors import InputError
-from throughtime.records import DepthRecord, Finding
+from throughtime.records import DataCard, DepthRecord, Finding
 from throughtime.view import words
-from throughtime.view.markup import Node, joined
+from throughtime.view.markup import Node, joined, tag
 from throughtime.view.page import document
 from throughtime.view.sections import (
     advice,
@@ -79,7 +79,8 @@ def page(about: Subject) -> str:
         advice.section(about, _findings(about)),
         gaps.section(about),
     )
-    return document(about.title, _byline(about), tuple(one for one in sections if one is not None), _foot(about))
+    shown = tuple(one for one in sections if one is not None)
+    return document(about.title, _byline(about), shown, _foot(about), _reading(about.data))
 
 
 def _findings(about: Subject) -> tuple[Finding, ...]:
@@ -93,6 +94,19 @@ def _byline(about: Subject) -> Node:
     if not names:
         return ("How the gradient travelled back through the layers of ", joined(one.label for one in about.deep))
     return ("How the gradient travelled back through time in ", names, when)
+
+
+def _reading(data: DataCard | None) -> Node:
+    """How the source became sequences, folded up: what was read, in which order, what was left out."""
+    if data is None or not data.notes:
+        return None
+    shortest, middle, longest = data.lengths
+    steps = words.some(longest, data.step) if shortest == longest else f"{shortest:,} to {longest:,} {data.step}s"
+    between = f", {middle:,} in the middle" if shortest < longest else ""
+    counts = ", ".join(f"{number:,} {split}" for split, number in data.sizes.items())
+    read = f"{data.name}: {counts}; each has {steps}{between}"
+    lines = tag("ul", [tag("li", note) for note in (read, *data.notes)])
+    return tag("details", tag("summary", "How the data were read"), lines, class_="small")
 
 
 def _foot(about: Subject) -> Node:

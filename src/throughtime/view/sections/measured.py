@@ -28,11 +28,6 @@ def section(subject: Subject, measurement: Measurement) -> Section:
         notes.append("A layer that reads backwards (…_reverse) counts its steps as it reads: 0 is a sequence's last.")
     if notes:
         body += [tag("h3", "How the model was called"), tag("ul", (tag("li", n) for n in notes))]
-    if measurement.card is not None and measurement.card.notes:
-        body += [
-            tag("h3", "What happened to the data on the way in"),
-            tag("ul", (tag("li", n) for n in measurement.card.notes)),
-        ]
     question = "What was measured, and how do I repeat it?"
     return Section("repeat", "How to repeat it", question, _headline(subject, measurement), tuple(body))
 

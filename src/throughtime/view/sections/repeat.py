@@ -36,11 +36,6 @@ def section(subject: Subject) -> Section:
         body.append(_where(study))
     if subject.runs:
         body += [tag("h3", "Settings"), tag("div", _settings(subject.runs), class_="scroll")]
-    if subject.data is not None and subject.data.notes:
-        body += [
-            tag("h3", "What happened to the data on the way in"),
-            tag("ul", (tag("li", n) for n in subject.data.notes)),
-        ]
     if not subject.runs:
         flows = [strand.now for strand in subject.strands]
         heads = ("Cell", "Layer", "Units", "Engine", "Optimiser steps", "Probe loss")
