@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "throughtime"
 # unless one is inside the other's folder.
 FLOORS = (
     ("errors",),
-    ("disk",),
+    ("disk", "shell"),
     ("records",),
     ("history",),
     ("cells", "data"),
@@ -41,7 +41,7 @@ FLOOR = {name: height for height, names in enumerate(FLOORS) for name in names}
 # Stricter than the floors: what stands above the measures sees records only, so that a report can be drawn again
 # without the model, years later.
 SEES_ONLY = {"diagnosis": {"errors", "records"}, "view": {"errors", "disk", "records", "diagnosis"}}
-NO_TORCH = ("errors", "disk", "records", "history", "diagnosis", "view")
+NO_TORCH = ("errors", "disk", "shell", "records", "history", "diagnosis", "view")
 
 MOST_LINES = 500
 SOURCES = {".py", ".ts", ".tsx"}

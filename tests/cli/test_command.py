@@ -157,7 +157,7 @@ BAD = {
         ["train", "signs.npz", "--cell", "rnn", "--forget-bias", "5"],
         "--forget-bias",
     ),
-    "no such verb": (["predict"], "predict"),
+    "no such verb": (["foretell"], "foretell"),
     "an unwritable place": (["train", "signs.npz", "--out", "signs.npz/runs"], "signs.npz/runs"),
     "a tracker that is not": (["train", "signs.npz", "--tracker", "abacus"], "abacus"),
 }

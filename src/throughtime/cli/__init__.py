@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from throughtime import __version__
-from throughtime.cli import cells, compare, demo, measure, notes, predict, report, train
+from throughtime.cli import cells, compare, demo, measure, notes, predict, report, terminal, train
 from throughtime.cli.options import spread
 from throughtime.cli.session import INTERRUPTED
 from throughtime.errors import ThroughtimeError
@@ -40,7 +40,7 @@ def top(
 ) -> None:
     """Recurrent networks whose gradients people can see: train them, and see how far back they learn, and why."""
     if version:
-        typer.echo(f"throughtime {__version__}")
+        terminal.say(f"throughtime {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
@@ -48,25 +48,24 @@ def top(
 
 def main() -> None:
     """Run the command; bad use and bad input end with status 2 and one line on stderr."""
+    terminal.settle()
     notes.take()
     try:
         sys.exit(app(prog_name="throughtime", standalone_mode=False) or 0)
     except TyperException as error:
         message = error.format_message().rstrip(".") if hasattr(error, "format_message") else str(error)
-        sys.stderr.write(f"throughtime: {_line(message)}. See `throughtime --help`.\n")
+        stop = "" if message.endswith("?") else "."
+        terminal.say(f"throughtime: {message}{stop} See `throughtime --help`.", error=True)
     except ThroughtimeError as error:
-        sys.stderr.write(f"throughtime: {_line(str(error))}\n")
+        terminal.say(f"throughtime: {error}", error=True)
     except MemoryError:
-        sys.stderr.write("throughtime: there is not enough memory for this; take fewer units, samples or steps.\n")
+        terminal.say(
+            "throughtime: there is not enough memory for this; take fewer units, samples or steps.", error=True
+        )
     except OSError as error:  # a disk that fills up, a folder that goes away
         place = f"{error.filename}: " if error.filename else ""
         after = "mend that and run it again (training goes on with --resume)."
-        sys.stderr.write(f"throughtime: {_line(place + str(error.strerror or error))}; {after}\n")
+        terminal.say(f"throughtime: {place + str(error.strerror or error)}; {after}", error=True)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     sys.exit(BAD)
-
-
-def _line(message: str) -> str:
-    """A message on one line: what a file holds may break lines, or steer a terminal."""
-    return "".join(character if character.isprintable() else " " for character in message)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from throughtime.cli import terminal
+
 EXAMPLE = "Example: throughtime cells lstm"
 
 
@@ -15,14 +17,12 @@ def run(
     ] = None,
 ) -> None:
     """List the cells, or show one: its equations, its options, what its state holds and which gates it has."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from throughtime.cells import about, known
     from throughtime.study.plan import SPOKEN
 
-    screen = Console()
+    screen = terminal.console()
     if name is None:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("cell", "equations", "options"):
@@ -37,16 +37,16 @@ def run(
                 card.summary,
                 ", ".join(option.name for option in card.options),
             )
-        screen.print(table, highlight=False)
+        screen.print(table)
         return
     card = about(SPOKEN.get(name, name))
     first, *paragraphs = [" ".join(block.split()) for block in card.text.split("\n\n")]
     screen.print(card.name, style="bold")
-    screen.print(f"  {first}\n", highlight=False, markup=False)
+    screen.print(f"  {first}\n")
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column()
-    facts.add_row("options", "\n".join(escape(str(option)) for option in card.options) or "none")
+    facts.add_row("options", "\n".join(str(option) for option in card.options) or "none")
     facts.add_row("state", ", ".join(card.parts) + " (the last is the output)")
     facts.add_row("ports", ", ".join(f"{port} reads {part}" for port, part in card.ports.items()))
     facts.add_row("gates", ", ".join(card.gates) or "none")
@@ -57,6 +57,6 @@ def run(
             "on the command line",
             f"--cells {card.name}:{option.name}={option.choices[-1] if option.choices else option.default}",
         )
-    screen.print(facts, highlight=False)
+    screen.print(facts)
     for paragraph in paragraphs:
-        screen.print(f"\n{paragraph}", highlight=False, markup=False)
+        screen.print(f"\n{paragraph}")

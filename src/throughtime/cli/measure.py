@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from throughtime.cli import terminal
 from throughtime.cli.options import Reading, given
 from throughtime.cli.session import INTERRUPTED
 from throughtime.errors import InputError
+from throughtime.shell import command_line
 
 if TYPE_CHECKING:
     from throughtime.records import Measurement
@@ -104,7 +105,7 @@ def run(
     from throughtime.inspection.measure import Asked, measure
     from throughtime.inspection.runs import measure_again
 
-    command = shlex.join(["throughtime", *sys.argv[1:]])
+    command = command_line("throughtime", *sys.argv[1:])
     how = given(reading)
     lag = None if data in known() or not file else how.pop("lag", None)  # a generated task is made with it
     asked = Asked(data, how, batch, seed, device, tuple(layer or ()), time_first, derivative.value, command, lag)
@@ -113,7 +114,7 @@ def run(
         say("writing the report")
         keep(measured, whole, overwrite=overwrite)
     _show(measured)
-    typer.echo(f"report: {place / 'report.html'}")
+    terminal.say(f"report: {place / 'report.html'}")
 
 
 def _parsed(target: str) -> tuple[str, str]:
@@ -135,19 +136,19 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("throughtime: interrupted; nothing was kept.", err=True)
+        terminal.say("throughtime: interrupted; nothing was kept.", error=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager
 def _saying() -> Iterator[Callable[[str], None]]:
     """Tells on stderr what is being done: one line that changes on a terminal, else a line each."""
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
+    console = terminal.console(error=True)
 
     def line(text: str) -> None:
-        console.print(f"{text} …", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{text} …", soft_wrap=True)
 
     if not console.is_terminal:
         yield line
@@ -157,23 +158,20 @@ def _saying() -> Iterator[Callable[[str], None]]:
         def change(text: str) -> None:
             if text.startswith("running "):
                 line(text)  # that somebody's code is run stays to be read
-            status.update(f"[dim]{escape(text)} …")
-
-        from rich.markup import escape
+            status.update(Text(f"{text} …", style="dim"))
 
         yield change
 
 
 def _show(measured: Measurement) -> None:
     """The result: a row a layer, and what to know of it."""
-    from rich.console import Console
     from rich.table import Table
 
     from throughtime.cli.screen import half_life_text, horizon_text
     from throughtime.diagnosis import diagnose
     from throughtime.diagnosis.wording import factor
 
-    console = Console()
+    console = terminal.console()
     first: dict[str, str] = {}
     for finding in diagnose(measured):
         first.setdefault(finding.cell, finding.title.removeprefix(f"{finding.cell}: "))
@@ -191,4 +189,4 @@ def _show(measured: Measurement) -> None:
     told += [f"note: {note}" for note in measured.notes]
     told += [f"left out: {what}" for what in measured.left_out]
     for text in told:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)

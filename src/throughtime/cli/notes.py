@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, TextIO
 
+from throughtime.cli import terminal
 from throughtime.errors import EngineWarning
 
 if TYPE_CHECKING:
@@ -61,4 +62,4 @@ def _show(
 
 
 def _note(message: str) -> None:
-    sys.stderr.write(f"note: {message}\n")  # as it is now: a live line in the terminal takes it over
+    terminal.say(f"note: {message}", error=True)

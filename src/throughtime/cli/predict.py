@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from throughtime.cli import terminal
 from throughtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,20 +63,20 @@ def run(
     trained = load(folder, cell)
     found = trained.predict(source, steps=steps, prompt=prompt, temperature=temperature, seed=seed)
     for note in (f"predicted by {trained.label}, trained on {trained.card.name}", *found.notes):
-        typer.echo(f"note: {note}", err=True)
+        terminal.say(f"note: {note}", error=True)
     if found.score is not None:
         told = f"{found.score:.1%} of the {found.answers:,} answers in {source} were predicted"
         of_training = (
             "the test split, which was held out" if source in known() else "rows that were trained on count too"
         )
-        typer.echo(f"note: {told} ({of_training})", err=True)
+        terminal.say(f"note: {told} ({of_training})", error=True)
     content = f"{found.text}\n" if found.text else _csv(found)
     if out is None:
         sys.stdout.write(content)
         return
     write_whole(out, content.encode("utf-8"))
     rows = "" if found.text else f"{found.frame.height:,} rows: "
-    typer.echo(f"{rows}{out}", err=True)
+    terminal.say(f"{rows}{out}", error=True)
 
 
 def _csv(found: Predictions) -> str:

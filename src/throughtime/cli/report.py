@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from throughtime.cli import notes
+from throughtime.cli import notes, terminal
 
 EXAMPLE = "Example: throughtime report runs/digits"
 
@@ -25,4 +25,4 @@ def run(
     records = read_records(folder)
     report(records, path, overwrite=overwrite or out is None)
     notes.tell(records)
-    typer.echo(path)
+    terminal.say(path)

@@ -108,12 +108,14 @@ class Live:
         self._line = _Line(card.metric)
         label = max(12, console.width - 72)  # the numbers need the rest
         self._progress = Progress(
-            TextColumn("[bold]{task.description}", table_column=Column(no_wrap=True, max_width=label)),
+            TextColumn(
+                "{task.description}", style="bold", markup=False, table_column=Column(no_wrap=True, max_width=label)
+            ),
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[numbers]}", style="dim"),
+            TextColumn("{task.fields[numbers]}", style="dim", markup=False),
             console=console,
         )
         self._task: TaskID | None = None
@@ -175,7 +177,7 @@ class Plain:
             case _:
                 return
         self._shown = now
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, soft_wrap=True)
 
 
 def table(study: Study) -> Table:

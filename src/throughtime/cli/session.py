@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 import tempfile
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from throughtime.cli import notes
+from throughtime.cli import notes, terminal
 from throughtime.cli.options import Reading, Running, SettingsOptions, ShapeOptions, given
 from throughtime.errors import InputError, TrainingError
+from throughtime.shell import command_line, shell_word
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,14 +67,14 @@ def hold(
     assert source is not None
     origin, dataset = study.prepare(
         source,
-        parse_cells(cells or usual_cells),
+        parse_cells(usual_cells if cells is None else cells),
         given(reading),
         given(shape),
         _clipping(given(settings)),
         seed=running.seed,
         device=running.device,
         trackers=tuple(running.tracker or ()),
-        command=shlex.join(["throughtime", *sys.argv[1:]]),
+        command=command_line("throughtime", *sys.argv[1:]),
         measure=running.measure.value,
     )
     if running.dry_run:
@@ -82,7 +82,7 @@ def hold(
             place = Folder(Path(scratch) / "study")
             with _begun(place, origin, overwrite=False):
                 _run(*study.shortened(origin, dataset), place, running)
-        typer.echo("dry run: training, measures and report went through on two batches; nothing was kept.")
+        terminal.say("dry run: training, measures and report went through on two batches; nothing was kept.")
         return
     place = Folder(running.out or fresh(origin.data.name))
     with _begun(place, origin, overwrite=running.overwrite):
@@ -101,18 +101,16 @@ def _begun(place: Folder, origin: Origin, *, overwrite: bool) -> AbstractContext
 
 
 def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> None:
-    from rich.console import Console
-
     from throughtime.cli import screen as screens
     from throughtime.study.run import Failed, Interrupted, Looking, leads, run
     from throughtime.view import report
 
-    errors = Console(stderr=True)
+    errors = terminal.console(error=True)
     screen: screens.Screen = screens.Quiet()
     if leads() and not running.quiet:
         screen = screens.Live(errors, origin.data) if errors.is_terminal else screens.Plain(errors, origin.data)
         for note in origin.data.notes:
-            errors.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+            errors.print(f"note: {note}", soft_wrap=True)
     failures: dict[str, str] = {}  # cell -> why it could not go on
     interrupt = _Interrupt(errors)
     with interrupt, screen:
@@ -125,20 +123,18 @@ def _run(origin: Origin, dataset: Dataset, place: Folder, running: Running) -> N
                 failures[event.choice.label] = event.why
             if isinstance(event, Interrupted):
                 screen.__exit__(None, None, None)
-                errors.print(
-                    f"saved. Go on with: throughtime train --resume {shlex.quote(str(place.path))}", soft_wrap=True
-                )
+                errors.print(f"saved. Go on with: throughtime train --resume {shell_word(place.path)}", soft_wrap=True)
                 raise typer.Exit(INTERRUPTED)
     if not leads():
         return
     study = place.read_study()
     report(study, place.report, overwrite=True)
     notes.tell(study)
-    results = Console()
+    results = terminal.console()
     results.print(screens.table(study))
-    results.print(screens.guess(study), style="dim", highlight=False, markup=False, soft_wrap=True)
+    results.print(screens.guess(study), style="dim", soft_wrap=True)
     if not running.dry_run:
-        typer.echo(f"report: {place.report}")
+        terminal.say(f"report: {place.report}")
     if failures:
         why: dict[str, list[str]] = {failure: [] for failure in failures.values()}
         for label, failure in failures.items():

@@ -20,9 +20,12 @@ from throughtime.data.dataset import Batch, Dataset
 from throughtime.data.draws import Draws
 from throughtime.data.options import Options
 from throughtime.data.sequences import plainly
+from throughtime.errors import InputError
 from throughtime.records import DataCard
 
 SAMPLES = 10_000
+MOST_SAMPLES = 10_000_000
+MOST_STEPS = 10_000_000
 FITS = ("lag", "samples")
 
 Sample = tuple[NDArray[np.generic], NDArray[np.generic]]  # the steps (T,) tokens or (T, I) values, and the answer
@@ -102,6 +105,11 @@ class Generated:
 def dataset(task: Task, lag: int, options: Options) -> Dataset:
     """The task's splits: `samples` to train, a tenth as many each to validate and to test."""
     count = options.at_least("samples", 10, SAMPLES)
+    for what, asked, most in (("steps in a sample", task.longest, MOST_STEPS), ("samples", count, MOST_SAMPLES)):
+        if asked > most:  # nothing is stored, but each length is drawn, and a batch is held
+            raise InputError(
+                f"{task.name}: {asked:,} {what} are more than can be made here (at most {most:,}); take fewer."
+            )
     held = count // 10
     train, valid, test = (
         Generated(task, options.seed, split, n) for split, n in (("train", count), ("valid", held), ("test", held))

@@ -73,7 +73,8 @@ class DataCard:
     notes: tuple[str, ...] = ()  # what was dropped, filled or cut, and why
 
     def __post_init__(self) -> None:
-        if self.metric == "accuracy" and not 0 <= self.baseline <= 1:
+        known = self.baseline == self.baseline  # NaN: a model of one's own, measured on a batch, has no guess
+        if self.metric == "accuracy" and known and not 0 <= self.baseline <= 1:
             raise ValueError(f"the baseline of an accuracy is a share from 0 to 1, not {self.baseline:g}")
 
     @property

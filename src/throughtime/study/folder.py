@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from throughtime.records import (
     write,
     write_json,
 )
+from throughtime.shell import shell_word
 from throughtime.study.plan import Choice, Plan, Trial
 from throughtime.view.report import MARK
 
@@ -172,7 +172,7 @@ class Folder:
         if not (self.path / NAME).is_file():
             return f"{told}, and is not the folder of a study; choose another --out."
         return (
-            f"{told}; choose another --out, continue it with --resume {_typed(self.path)}, or replace it with "
+            f"{told}; choose another --out, continue it with --resume {shell_word(self.path)}, or replace it with "
             "--overwrite."
         )
 
@@ -260,7 +260,7 @@ class Folder:
         begun = tuple(run for run in runs if run is not None)
         if not begun:
             raise InputError(
-                f"{self.path}: no run has begun here; go on with `throughtime train --resume {_typed(self.path)}`."
+                f"{self.path}: no run has begun here; go on with `throughtime train --resume {shell_word(self.path)}`."
             )
         return Study(
             title=origin.title,
@@ -315,7 +315,3 @@ def fresh(name: str, under: Path = Path("runs")) -> Path:
     name = re.sub(r"[^A-Za-z0-9=+_-]+", "-", name.lstrip(".").split(".")[0]).strip("-") or "study"
     candidates = (under / (name if n == 1 else f"{name}-{n}") for n in range(1, 1_000_000))
     return next(path for path in candidates if not path.exists())
-
-
-def _typed(path: Path) -> str:
-    return shlex.quote(str(path))

@@ -25,7 +25,7 @@ from throughtime.data.front import known
 from throughtime.data.options import Options, flag
 from throughtime.errors import FlowError, InputError, TrainingError
 from throughtime.models import Net
-from throughtime.records import Evaluation, FlowRecord, RunRecord, Update, decode
+from throughtime.records import DataCard, Evaluation, FlowRecord, RunRecord, Update, decode
 from throughtime.study import surroundings
 from throughtime.study.eyes import Eyes, seconds_of
 from throughtime.study.folder import NAME, Folder, Moment, Origin, Outcome
@@ -82,6 +82,9 @@ class Failed:
 
 
 Event = Started | Looking | Ended | Failed | Interrupted | Update | Evaluation | FlowRecord
+
+
+MOST_LAYERS = 1000
 
 
 def prepare(
@@ -263,6 +266,7 @@ def _threads(trial: Trial) -> Iterator[None]:
 
 
 def _build(trial: Trial, origin: Origin) -> Net:
+    _check_size(trial, origin.data)
     try:
         return Net.build(
             origin.data, trial.choice.name, options=trial.choice.options, seed=origin.plan.seed, **vars(trial.shape)
@@ -272,6 +276,32 @@ def _build(trial: Trial, origin: Origin) -> Net:
             f"{trial.choice.label}: a net of {trial.shape.hidden} units in {trial.shape.layers} layers cannot be made "
             "here; take fewer."
         ) from error
+
+
+def _check_size(trial: Trial, data: DataCard) -> None:
+    """Refuse, before anything is built, a net that memory cannot hold, or one so deep that building it never ends."""
+    shape, label = trial.shape, trial.choice.label
+    if shape.layers > MOST_LAYERS:
+        raise TrainingError(
+            f"{label}: {shape.layers:,} layers cannot be built and trained here (at most {MOST_LAYERS:,}); take fewer."
+        )
+    width = data.inputs if shape.embedding is None else shape.embedding
+    ways = 1 + shape.bidirectional
+    # At least one block of weights a layer: a floor, so that nothing which fits is refused.
+    deeper = (shape.layers - 1) * ways * (ways + 1) * shape.hidden**2
+    weights = ways * shape.hidden * (shape.hidden + width) + deeper + (shape.embedding or 0) * data.inputs
+    need = weights * 4 * 4  # float32; a weight, its gradient, Adam's two means
+    steps = data.lengths[2] if trial.settings.window is None else min(trial.settings.window, data.lengths[2])
+    if not shape.recompute:  # what each step leaves for the way back: its new state at least
+        need += steps * shape.hidden * ways * shape.layers * 4
+    there = surroundings.memory()
+    if there is not None and need > there:
+        raise TrainingError(
+            f"{label}: {shape.hidden:,} units in {shape.layers:,} layers"
+            + ("" if shape.embedding is None else f", an embedding of {shape.embedding:,},")
+            + f" need at least {need / 2**30:,.0f} GiB to train on {steps:,} steps, and this machine has "
+            f"{there / 2**30:,.0f}; take fewer."
+        )
 
 
 def _run_one(

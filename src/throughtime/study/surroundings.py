@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib.metadata import version
 
@@ -20,3 +21,11 @@ def machine(device: torch.device) -> str:
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else f"the {device.type.upper()}"
     threads = torch.get_num_threads()
     return f"{platform.system()} {platform.machine()}, {threads} thread{'s' if threads > 1 else ''}, on {named}"
+
+
+def memory() -> int | None:
+    """The machine's memory in bytes; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None

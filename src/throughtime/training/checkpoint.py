@@ -171,7 +171,10 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], dict[str, dict[str, Tensor]]
     """A checkpoint's files, checked against its manifest; ValueError, OSError and their like if it is damaged."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
     if manifest["format"] > FORMAT:
-        raise ValueError(f"its format {manifest['format']} is newer than {FORMAT}")
+        raise CheckpointError(
+            f"{folder}: this checkpoint has format {manifest['format']}, and this throughtime reads up to {FORMAT}; a "
+            "newer one wrote it, so go on with that, or train in another folder."
+        )
     outside = [name for name in manifest["files"] if name != Path(name).name]
     if outside:
         raise ValueError(f"the manifest names {outside[0]!r}, which is no file of it")

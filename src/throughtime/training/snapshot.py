@@ -71,9 +71,15 @@ class Identity:
     def check(self, stored: Identity, where: object) -> None:
         """Raise CheckpointError if the checkpoint belongs to another run."""
         if (stored.model.cell, stored.shapes) != (self.model.cell, self.shapes):
+            theirs, ours = _spoken(stored.model, self.model), _spoken(self.model, stored.model)
+            if theirs == ours:  # the same layers around another input or output
+                names = sorted({*stored.shapes, *self.shapes})
+                name = next(each for each in names if stored.shapes.get(each) != self.shapes.get(each))
+                theirs, ours = (
+                    f"one with {name} of shape {tuple(shapes.get(name, ()))}" for shapes in (stored.shapes, self.shapes)
+                )
             raise CheckpointError(
-                f"{where}: this checkpoint is of {_spoken(stored.model, self.model)}, and the model is "
-                f"{_spoken(self.model, stored.model)}; "
+                f"{where}: this checkpoint is of {theirs}, and the model is {ours}; "
                 "resume with the same model, or train in another folder."
             )
         for there, here in ((stored.model, self.model), (stored.settings, self.settings)):

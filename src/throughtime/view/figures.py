@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from throughtime.records import Floats, Integers
+from throughtime.view.markup import fit
 
 Kind = Literal["linear", "log10"]
 Dash = Literal["solid", "dashed", "dotted"]
@@ -203,9 +204,13 @@ def _rules(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(rule) for rule in rules]
 
 
+_ESCAPED = re.compile(r"\\(u00[01][0-9a-f]|.)")  # what JSON escapes by itself: quotes, and what does not print
+
+
 def block(figure: Figure) -> str:
     """A figure as JSON that can stand inside a script element: no character of it can end that element."""
-    written = json.dumps(spec(figure), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    written = fit(json.dumps(spec(figure), ensure_ascii=False, allow_nan=False, separators=(",", ":")))
+    written = _ESCAPED.sub(lambda found: found[0] if found[1] in '\\"/nrt' else "\ufffd", written)
     for character in "<>&\u2028\u2029":
         written = written.replace(character, f"\\u{ord(character):04x}")
     return written

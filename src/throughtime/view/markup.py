@@ -14,6 +14,14 @@ class Html(str):
     __slots__ = ()
 
 
+_UNFIT = {code: "\ufffd" for code in (*range(32), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF) if code not in (9, 10, 13)}
+
+
+def fit(text: str) -> str:
+    """A text with U+FFFD for each character that XML and UTF-8 cannot hold: pages and pictures stay well-formed."""
+    return text.translate(_UNFIT)
+
+
 Node = Html | str | int | None | Iterable["Node"]
 
 
@@ -24,7 +32,7 @@ def escape(node: Node) -> Html:
     if node is None:
         return Html("")
     if isinstance(node, str | int):
-        return Html(html.escape(str(node)))
+        return Html(html.escape(fit(str(node))))
     return Html("".join(escape(inner) for inner in node))
 
 
@@ -35,7 +43,7 @@ def tag(name: str, /, *children: Node, **attributes: str | int | bool | None) ->
         if value is None or value is False:
             continue
         written += f" {key.rstrip('_').replace('_', '-')}"
-        written += "" if value is True else f'="{html.escape(str(value))}"'
+        written += "" if value is True else f'="{html.escape(fit(str(value)))}"'
     return Html(f"<{name}{written}>" + ("" if name in VOID else f"{escape(children)}</{name}>"))
 
 
