@@ -70,6 +70,8 @@ def diagnose(record: Records | Watching | Sequence[FlowRecord]) -> tuple[Finding
     by_case = [_of(case) for case in cases]
     lost = whole.non_finite if isinstance(whole, Watched) else ()
     found = [lost_at(its) for its in lost] + [its for by in by_case for its in by if _stands(its, by)]
+    if isinstance(whole, Watched) and not cases:
+        found += [_unseen(reason) for reason in whole.left_out]
     ordered = sorted(dict.fromkeys(found), key=lambda finding: _SERIOUS_FIRST.index(finding.severity))
     if not any(case.strange for case in cases):
         return tuple(ordered)
@@ -98,6 +100,20 @@ def _stands(finding: Finding, beside: list[Finding]) -> bool:
         return False
     against = (other for other in beside if other.rule not in _ELSEWHERE)
     return finding.severity != "good" or all(other.severity not in ("serious", "warning") for other in against)
+
+
+def _unseen(reason: str) -> Finding:
+    """That a layer could not be measured, where no other was, so that nothing is known of the gradient."""
+    return Finding(
+        rule="unseen",
+        severity="note",
+        cell="",
+        title=f"Nothing was measured: {reason}",
+        evidence=("No record was made in the step that was watched last.",),
+        advice="Change what the sentence names, then watch again; until then nothing is known of the gradient.",
+        command="",
+        check="The watch then has a record.",
+    )
 
 
 def _verdict(cases: list[Case], ordered: list[Finding]) -> Finding:
