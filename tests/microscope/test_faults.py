@@ -53,3 +53,10 @@ def test_a_record_that_is_asked_for_after_nan_names_the_nan() -> None:
         layer(x)[0][:, -1].square().sum().backward()
     with pytest.raises(FlowError, match="NaN or infinity at step 7 of sequence 0"):
         _ = flow.record
+
+
+def test_a_gradient_that_is_nought_everywhere_is_no_all_clear() -> None:
+    layer = nn.GRU(3, 8, batch_first=True)
+    with tt.watch(layer) as flow:
+        (0 * layer(torch.randn(6, 24, 3))[0][:, -1].sum()).backward()
+    assert tt.diagnose(flow)[0].title.startswith("Nothing was measured")

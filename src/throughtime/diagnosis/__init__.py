@@ -122,12 +122,13 @@ def _verdict(cases: list[Case], ordered: list[Finding]) -> Finding:
     notes = [finding for finding in ordered if finding.rule in (cut.__name__, reach.__name__)]
     first = notes[0] if notes else None
     rest = first.title.rstrip(".") if first is not None else "nothing was measured"
+    unmeasured = all(case.horizon is None for case in cases)
     good = bool(ordered) and all(finding.severity == "good" for finding in ordered)
     return Finding(
         rule="verdict",
         severity="good" if good else "note",
         cell=own[-1] if own else "",
-        title=f"No fault was found: {rest}.",
+        title=f"{'Nothing was measured' if unmeasured else 'No fault was found'}: {rest}.",
         evidence=(f"Looked at: {', '.join(dict.fromkeys(own))}.",) if own else (),
         advice="If it does not learn, look elsewhere first: at the data, the loss, the rate.",
         command="",

@@ -87,7 +87,7 @@ def between(made: Mapping[str, tuple[Key, torch.Size]], given: Mapping[str, Tens
         apart = bool(((mixed.get(part, torch.zeros_like(tensor)) - whole * probe).abs() <= slack).all())
         if not apart or any(bool(other.any()) for other in plain.values()):
             by = tensor.grad_fn.name().partition("Backward")[0] if tensor.grad_fn is not None else ""
-            return f"the loop mixes the units of the state (the last operation is {by})"
+            return f"the units of the state are mixed (by the loop, or by another layer; the last operation is {by})"
         slopes[part] = whole
     return Between(slopes)
 
