@@ -199,7 +199,8 @@ def here(tmp_path, rng):
 
 
 def files(path):
-    return sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
+    kept = (p for p in path.rglob("*") if p.is_file() and p.name != ".training.lock")
+    return sorted(str(p.relative_to(path)) for p in kept)
 
 
 def test_a_model_of_ones_own(call, here):

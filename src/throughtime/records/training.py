@@ -64,7 +64,7 @@ class DataCard:
     outputs: Count
     labels: tuple[str, ...]
     metric: Literal["accuracy", "mse", "nats"]
-    baseline: Finite  # the score of the obvious guess
+    baseline: float  # the score of the obvious guess; NaN: not known, as of somebody's own model
     baseline_is: str  # the obvious guess, in words
     lag: Count | None  # the lag the task is built on, steps; None: not known
     sizes: Mapping[str, Count]  # split -> samples
@@ -73,7 +73,9 @@ class DataCard:
     notes: tuple[str, ...] = ()  # what was dropped, filled or cut, and why
 
     def __post_init__(self) -> None:
-        if self.metric == "accuracy" and not 0 <= self.baseline <= 1:
+        if abs(self.baseline) > 1e300:  # not of NaN
+            raise ValueError(f"the baseline is a finite number, not {self.baseline:g}")
+        if self.metric == "accuracy" and (self.baseline < 0 or self.baseline > 1):
             raise ValueError(f"the baseline of an accuracy is a share from 0 to 1, not {self.baseline:g}")
 
     @property
