@@ -214,6 +214,7 @@ def test_a_model_of_ones_own(call, here):
         "steps",
         "horizon",
         "half-life",
+        "decay",
         "gradient",
         "at",
         "start",

@@ -1,4 +1,4 @@
-"""Twenty-nine small torch models, each with a planted fault or none: what a stranger's training step looks like."""
+"""Small torch models, each with a planted fault or none: what a stranger's training step looks like."""
 
 from __future__ import annotations
 
@@ -146,6 +146,31 @@ def _nan_backward(layer: nn.Module) -> Tensor:
     return torch.cat([output[:5], (output[5:6] * 0.0).sqrt() * 0.0, output[6:]]).sum()
 
 
+def _stretching() -> nn.Module:
+    layer = nn.RNN(I, H, batch_first=True, nonlinearity="relu")
+    with torch.no_grad():
+        layer.weight_hh_l0.copy_(1.8 * torch.eye(H))
+        layer.bias_ih_l0.fill_(0.1)
+    return layer
+
+
+def _gathered(layer: nn.Module) -> Tensor:
+    ends = torch.tensor([24, 5, 9, 12, 20, 7]) - 1
+    return layer(_x())[0][torch.arange(B), ends].sum()
+
+
+def _halved(layer: nn.Module) -> Tensor:
+    return layer(_x().bfloat16())[0][:, -1].sum()
+
+
+def _every_ten(t: int, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return _detached(t, parts) if t % 10 == 0 else parts
+
+
+def _dropping(_: int, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(nn.functional.dropout(part, 0.3) for part in parts)
+
+
 FAULTS = (
     Fault(
         "detach before each step", _layer(nn.LSTM), _stepwise(_detached), ("nothing before this window of 1 step is",)
@@ -208,4 +233,15 @@ FAULTS = (
     Fault("none, unequal lengths", _remembering(), _packed, ("No fault was found",)),
     Fault("none, step by step", _remembering(nn.LSTM), _stepwise(_same), ("No fault was found", "23 steps back")),
     Fault("none, with a lag", _remembering(), _last, ("No fault was found", "lag is 10"), lag=10),
+    Fault("truncated every ten steps", lambda: nn.GRUCell(I, H), _cells(_every_ten), ("2 times in 24", "10 steps")),
+    Fault("vanishing through dropout", lambda: nn.GRUCell(I, H), _cells(_dropping), ("reaches only", "23 back")),
+    Fault("a relu that explodes", _stretching, _last, ("grows 10^",)),
+    Fault("read at each one's last step", _layer(nn.RNN), _gathered, ("reaches only", "6 to 23 back")),
+    Fault(
+        "none, both directions in the mean",
+        _layer(nn.LSTM, bidirectional=True),
+        lambda m: m(_x())[0].mean(1).square().sum(),
+        ("No fault was found",),
+    ),
+    Fault("half precision", lambda: nn.GRU(I, H, batch_first=True).bfloat16(), _halved, ("reaches only", "23 back")),
 )

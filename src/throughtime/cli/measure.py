@@ -167,7 +167,7 @@ def _show(measured: Measurement) -> None:
     """The result: a row a layer, and what to know of it."""
     from rich.table import Table
 
-    from throughtime.cli.screen import half_life_text, horizon_text
+    from throughtime.cli.screen import decay_text, half_life_text, horizon_text
     from throughtime.diagnosis import diagnose
     from throughtime.diagnosis.wording import factor
 
@@ -178,11 +178,13 @@ def _show(measured: Measurement) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", overflow="fold")
     table.add_column("cell", no_wrap=True)
-    for head in ("steps", "horizon", "half-life", "gradient at start", "at end"):
+    for head in ("steps", "horizon", "half-life", "decay", "gradient at start", "at end"):
         table.add_column(head, justify="right", no_wrap=True)
     for flow in measured.flows:
         ends = [factor(float(flow.adjoint[at])) for at in (0, -1)]
-        table.add_row(flow.layer, flow.cell, str(flow.T), horizon_text(flow), half_life_text(flow), *ends)
+        table.add_row(
+            flow.layer, flow.cell, str(flow.T), horizon_text(flow), half_life_text(flow), decay_text(flow), *ends
+        )
     console.print(table)
     told = [f"{flow.layer}: {first[flow.layer]}" for flow in measured.flows if flow.layer in first]
     told += [f"loss: {measured.loss}", f"data: {measured.data}"]

@@ -35,6 +35,11 @@ def half_life_text(flow: FlowRecord | None) -> str:
     return f"> {flow.lags.longest()}" if flow.half_life is None else str(flow.half_life)
 
 
+def decay_text(flow: FlowRecord | None) -> str:
+    """In how many steps a gradient halves behind the first step back; a dash where it does not."""
+    return "–" if flow is None or flow.decay is None else f"{flow.decay:.3g}"
+
+
 class Screen(Protocol):
     """Shows events as they come."""
 

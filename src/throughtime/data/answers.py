@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime.data.draws import Shares, cut
-from throughtime.data.preparation import Preparation
 from throughtime.errors import InputError
+from throughtime.records.preparation import Preparation
 
 MOST_LABELS = 1000
 MOST_ASKED = 20_000  # where the column of labels was named

@@ -18,10 +18,10 @@ from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
 from throughtime.data.files import File
 from throughtime.data.options import Options
-from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool, plainly
 from throughtime.data.ucr import Arrays
 from throughtime.errors import InputError
+from throughtime.records.preparation import Preparation
 
 FITS = ("split", "standardise")
 ENDINGS = (".npz", *ucr.ENDINGS)

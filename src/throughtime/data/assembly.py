@@ -6,9 +6,9 @@ import numpy as np
 
 from throughtime.data.answers import Answers
 from throughtime.data.dataset import Dataset, Split
-from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool, Sequences
 from throughtime.records import DataCard
+from throughtime.records.preparation import Preparation
 
 
 def separate(

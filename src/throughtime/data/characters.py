@@ -14,10 +14,10 @@ from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
 from throughtime.data.files import File
 from throughtime.data.options import Options
-from throughtime.data.preparation import Preparation
 from throughtime.data.streams import LONGEST_WINDOW, Series, window_length
 from throughtime.errors import InputError
 from throughtime.records import DataCard
+from throughtime.records.preparation import Preparation
 
 FITS = ("max_length", "vocabulary", "minimum_count", "split")
 _LEAST = 2  # characters a split needs: one to read and one to predict

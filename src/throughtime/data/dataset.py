@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.data.preparation import Preparation
 from throughtime.records import DataCard
+from throughtime.records.preparation import Preparation
 
 
 @dataclass(frozen=True)

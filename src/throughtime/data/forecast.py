@@ -20,9 +20,9 @@ from torch import Tensor
 from throughtime.data import clocks, files, numerals, tables
 from throughtime.data.inputs import missing
 from throughtime.data.options import Options
-from throughtime.data.preparation import Preparation
 from throughtime.data.tables import Table, listed, numbers, texts
 from throughtime.errors import InputError
+from throughtime.records.preparation import Preparation
 
 _MONTHS = (1, 3, 12)  # steps that are not of one length in seconds
 

@@ -20,11 +20,11 @@ from throughtime.data.assembly import sizes, spread
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import Shares, checked
 from throughtime.data.options import Decimal, Options
-from throughtime.data.preparation import Preparation
 from throughtime.data.streams import Series, window_length
 from throughtime.data.tables import Table, listed, numbers, texts
 from throughtime.errors import InputError
 from throughtime.records import DataCard
+from throughtime.records.preparation import Preparation
 
 FITS = (
     "target",

@@ -28,9 +28,9 @@ from throughtime.data import (
 )
 from throughtime.data.dataset import Dataset
 from throughtime.data.options import Decimal, Gaps, Options
-from throughtime.data.preparation import Preparation
 from throughtime.data.tables import Table
 from throughtime.errors import InputError
+from throughtime.records.preparation import Preparation
 
 _NAMED: dict[str, Callable[[Options], Dataset]] = {
     "digits": digits.load,

@@ -19,10 +19,10 @@ from torch.nn.utils.rnn import pad_sequence
 from throughtime.data import arrays, files, idx, numerals, tables, ucr, words
 from throughtime.data.dataset import Batch, Dataset
 from throughtime.data.options import Options
-from throughtime.data.preparation import Preparation
 from throughtime.data.tables import Table, listed, texts
 from throughtime.errors import InputError
 from throughtime.records import DataCard
+from throughtime.records.preparation import Preparation
 
 
 @dataclass(frozen=True, eq=False)

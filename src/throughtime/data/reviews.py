@@ -23,10 +23,10 @@ from throughtime.data.assembly import separate
 from throughtime.data.dataset import Dataset
 from throughtime.data.draws import checked
 from throughtime.data.options import Options
-from throughtime.data.preparation import Preparation
 from throughtime.data.sequences import Pool
 from throughtime.data.tables import GAPS, Table, listed, numbers, texts
 from throughtime.errors import InputError
+from throughtime.records.preparation import Preparation
 
 FITS = (
     "text",

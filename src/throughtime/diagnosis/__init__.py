@@ -70,6 +70,8 @@ def diagnose(record: Records | Watching | Sequence[FlowRecord]) -> tuple[Finding
     by_case = [_of(case) for case in cases]
     lost = whole.non_finite if isinstance(whole, Watched) else ()
     found = [lost_at(its) for its in lost] + [its for by in by_case for its in by if _stands(its, by)]
+    if isinstance(whole, Watched) and not cases:
+        found += [_unseen(reason) for reason in whole.left_out]
     # Both directions of a layer may tell of the same fault; it is one finding.
     once = {(finding.rule, finding.title): finding for finding in reversed(found)}
     ordered = sorted(
@@ -105,18 +107,33 @@ def _stands(finding: Finding, beside: list[Finding]) -> bool:
     return finding.severity != "good" or all(other.severity not in ("serious", "warning") for other in against)
 
 
+def _unseen(reason: str) -> Finding:
+    """That a layer could not be measured, where no other was, so that nothing is known of the gradient."""
+    return Finding(
+        rule="unseen",
+        severity="note",
+        cell="",
+        title=f"Nothing was measured: {reason}",
+        evidence=("No record was made in the step that was watched last.",),
+        advice="Change what the sentence names, then watch again; until then nothing is known of the gradient.",
+        command="",
+        check="The watch then has a record.",
+    )
+
+
 def _verdict(cases: list[Case], ordered: list[Finding]) -> Finding:
     """That no fault was found, and what that rests on: the layer nearest the loss."""
     own = [case.cell for case in cases if case.flow is not None]
     notes = [finding for finding in ordered if finding.rule in (cut.__name__, reach.__name__)]
     first = notes[0] if notes else None
     rest = first.title.rstrip(".") if first is not None else "nothing was measured"
+    unmeasured = all(case.horizon is None for case in cases)
     good = bool(ordered) and all(finding.severity == "good" for finding in ordered)
     return Finding(
         rule="verdict",
         severity="good" if good else "note",
         cell=own[-1] if own else "",
-        title=f"No fault was found: {rest}.",
+        title=f"{'Nothing was measured' if unmeasured else 'No fault was found'}: {rest}.",
         evidence=(f"Looked at: {', '.join(dict.fromkeys(own))}.",) if own else (),
         advice="If it does not learn, look elsewhere first: at the data, the loss, the rate.",
         command="",

@@ -10,8 +10,6 @@ Dimensions: T steps, B sequences, H units, P parts, U uses of a map at one step,
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -64,12 +62,16 @@ def parameter_pairs(
     return found
 
 
-class _Tap:
+class _Tap(Linear):
     """Stands in for a map: the product as it is, with a nought added at the pre-activation to be differentiated by."""
 
-    def __init__(self, linear: Linear) -> None:
-        self.weight, self.bias = linear
-        self.uses: list[tuple[Tensor, Tensor]] = []  # v, and the nought
+    uses: list[tuple[Tensor, Tensor]]  # v, and the nought
+
+    @classmethod
+    def of(cls, linear: Linear) -> _Tap:
+        tap = cls(*linear)
+        tap.uses = []
+        return tap
 
     def __call__(self, v: Tensor) -> Tensor:
         a = F.linear(v, self.weight.detach(), self.bias)
@@ -87,8 +89,8 @@ class _Maps:
             p["weight_hh"] = p["weight_hh"].detach().requires_grad_()
         with torch.enable_grad():
             whole = cell.weights(p)
-            self._taps = {block: _Tap(getattr(whole, block)) for block in whole}
-            weights = Weights({block: cast(Linear, tap) for block, tap in self._taps.items()}, p)
+            self._taps = {block: _Tap.of(getattr(whole, block)) for block in whole}
+            weights = Weights({**self._taps}, p)
             new, _ = cell.advance(along.share(0, along.T), along.before(0, along.T), weights)
         self._taps = {block: tap for block, tap in self._taps.items() if tap.uses}
         self._made = [new[part] for part in cell.parts]

@@ -7,7 +7,7 @@ nothing is freed, no number of the training changes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -37,18 +37,28 @@ def key_of(tensor: Tensor) -> Key:
     return threading.get_ident(), node._sequence_nr(), tensor.output_nr
 
 
+def _key(node: Node, place: int) -> Key:
+    """The key of what an operation makes; of a leaf, that of the leaf."""
+    leaf = getattr(node, "variable", None)
+    return (threading.get_ident(), node._sequence_nr(), place) if leaf is None else key_of(leaf)
+
+
+def _oldest(keys: Iterable[Key]) -> int:
+    return min((number for thread, number, _ in keys if thread >= 0), default=-1)
+
+
 def reached(given: Tensor, keys: Mapping[Key, int]) -> int | None:
     """The newest of the calls with these keys of which a state was made, not far back; None if of none."""
     if not keys or given.grad_fn is None:
         return None
     found = [keys[key_of(given)]] if key_of(given) in keys else []
-    thread, least = threading.get_ident(), min(key[1] for key in keys)
+    least = _oldest(keys)
     ahead, seen = [given.grad_fn], {given.grad_fn}
     while ahead and len(seen) < _FAR:
         for node, place in ahead.pop().next_functions:
             if node is None:
                 continue
-            key = thread, node._sequence_nr(), place
+            key = _key(node, place)
             if key in keys:
                 found.append(keys[key])
             elif node not in seen and least < node._sequence_nr() < 1 << 62:  # not a leaf, nor made before them all
@@ -77,7 +87,7 @@ def between(made: Mapping[str, tuple[Key, torch.Size]], given: Mapping[str, Tens
         apart = bool(((mixed.get(part, torch.zeros_like(tensor)) - whole * probe).abs() <= slack).all())
         if not apart or any(bool(other.any()) for other in plain.values()):
             by = tensor.grad_fn.name().partition("Backward")[0] if tensor.grad_fn is not None else ""
-            return f"the loop mixes the units of the state (the last operation is {by})"
+            return f"the units of the state are mixed (by the loop, or by another layer; the last operation is {by})"
         slopes[part] = whole
     return Between(slopes)
 
@@ -93,7 +103,6 @@ def _pulled(tensor: Tensor, seed: Tensor, made: Mapping[str, tuple[Key, torch.Si
         return found
     on_the_way = _on_the_way(root, set(keys))
     waiting: dict[Node, dict[int, Tensor]] = {root: {tensor.output_nr: seed}} if root in on_the_way else {}
-    thread = threading.get_ident()
     with torch.no_grad():
         while waiting:
             node = max(waiting, key=lambda its: its._sequence_nr())  # whoever reads it has been asked
@@ -109,7 +118,7 @@ def _pulled(tensor: Tensor, seed: Tensor, made: Mapping[str, tuple[Key, torch.Si
                     continue
                 like = to._input_metadata[place]  # a backward pass sums over what was broadcast, and so is done here
                 gradient = gradient.sum_to_size(tuple(like.shape)).to(like.dtype)
-                part = keys.get((thread, to._sequence_nr(), place))
+                part = keys.get(_key(to, place))
                 if part is not None:
                     found[part] = found[part] + gradient if part in found else gradient
                 elif to in on_the_way:
@@ -120,7 +129,7 @@ def _pulled(tensor: Tensor, seed: Tensor, made: Mapping[str, tuple[Key, torch.Si
 
 def _on_the_way(root: Node, keys: set[Key]) -> set[Node]:
     """The operations from which what was put out is reached."""
-    thread, least = threading.get_ident(), min(key[1] for key in keys)
+    least = _oldest(keys)
     seen: dict[Node, bool] = {}
 
     def leads(node: Node, depth: int) -> bool:
@@ -131,7 +140,7 @@ def _on_the_way(root: Node, keys: set[Key]) -> set[Node]:
                     continue
                 number = to._sequence_nr()
                 further = depth < _FAR and least < number < 1 << 62
-                if (thread, number, place) in keys or (further and leads(to, depth + 1)):
+                if _key(to, place) in keys or (further and leads(to, depth + 1)):
                     seen[node] = True
         return seen[node]
 

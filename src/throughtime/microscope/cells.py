@@ -298,11 +298,9 @@ class CellCatcher:
         read: dict[tuple[Node, int], _Reading] = {}
         if step.before is not None:
             for part, given in state.items():
-                key = key_of(given) if slopes is None else step.before.keys[part]
-                owner = self._owners.get(key)
-                if owner is not None and given.grad_fn is not None:
-                    slope = None if slopes is None else slopes[part]
-                    read[given.grad_fn, given.output_nr] = _Reading(owner, owner.part_of(key), slope)
+                reading = self._reading(step.before, part, given, None if slopes is None else slopes[part])
+                if reading is not None and given.grad_fn is not None:
+                    read[given.grad_fn, given.output_nr] = reading
             if (x.grad_fn, x.output_nr) in read:
                 raise FlowError(
                     "its input is the very tensor of its state, so what comes back by the two ways cannot be told "
@@ -314,6 +312,9 @@ class CellCatcher:
             key = step.keys[part]
             if tensor.grad_fn is None or tensor.grad_fn in stop:
                 step.aliased = True  # a part that was handed on as it is
+                through = None if tensor.grad_fn is None else read.get((tensor.grad_fn, tensor.output_nr))
+                if through is not None and key not in self._owners:
+                    step.through[part] = through
             elif key not in self._owners:
                 self._owners[key] = step
                 own[tensor.grad_fn, tensor.output_nr] = _Reading(step, part, None)
@@ -322,6 +323,17 @@ class CellCatcher:
             self._makers[key] = step
         step.aliased |= len(own) < len(new)
         self._listen([node for node, _ in own], stop, read | own, step.number)
+
+    def _reading(self, before: Step, part: str, given: Tensor, slope: Tensor | None) -> _Reading | None:
+        """Which call's state a part that is given was made from, through calls that handed it on as it is."""
+        key = key_of(given) if slope is None else before.keys[part]
+        owner = self._owners.get(key)
+        if owner is not None:
+            return _Reading(owner, owner.part_of(key), slope)
+        if part not in before.through:
+            return None
+        step, of, earlier = before.through[part]
+        return _Reading(step, of, earlier if slope is None else slope if earlier is None else slope * earlier)
 
     def _listen(
         self,

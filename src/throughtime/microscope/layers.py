@@ -26,6 +26,10 @@ Given = Tensor | PackedSequence | Padded
 _TIDY = 64  # calls after which those are forgotten that no gradient can come back to any more
 RUNS = 8  # of several runs of steps through one layer so many are measured, the longest
 _RECENT = 8  # calls that a state is held against, to find which of them it comes from
+_OUTPUT_TAKEN = (
+    "the state is made from the output in place of the final state (hand on what the layer returns second, h_n: the "
+    "same numbers)"
+)
 
 
 class LayerCatcher:
@@ -63,6 +67,7 @@ class LayerCatcher:
         self._calls: list[ref[Call]] = []  # a call whose graph is gone without a gradient goes with it,
         self._kept: list[Call] = []  # one that a gradient came back to stays
         self._finals: list[tuple[ref[Call], dict[str, _Final]]] = []  # where the module put them
+        self._outputs: list[tuple[ref[Call], Key]] = []  # and its outputs
         self._ahead: _Ahead | None = None  # what the call goes on from
         self._weights: Snapshot | None = None  # of the last call
         self._count = 0  # calls that were caught
@@ -226,6 +231,9 @@ class LayerCatcher:
         keys = {its.key: number for number, (_, final) in enumerate(recent) for its in final.values()}
         newest = max((at for tensor in start.values() if (at := reached(tensor, keys)) is not None), default=None)
         if newest is None:
+            outputs = {key: 0 for its, key in self._outputs[-_RECENT:] if its() is not None}
+            if any(reached(tensor, outputs) is not None for tensor in start.values()):
+                return _Ahead(None, {}, None, _OUTPUT_TAKEN)
             return None
         call, final = recent[newest]
         found = between({part: (its.key, its.shape) for part, its in final.items()}, start)
@@ -251,6 +259,7 @@ class LayerCatcher:
         if call.number % _TIDY == 0:
             self._tidy()
         self._calls.append(ref(call))
+        self._outputs.append((ref(call), key_of(stacked)))
         self._finals.append((ref(call), {part: _Final.of(tensor) for part, tensor in final.items()}))
         self._await(stacked, call, call.came, OUTPUT)
         for part, tensor in final.items():
@@ -262,6 +271,7 @@ class LayerCatcher:
     def _tidy(self) -> None:
         """Forget calls whose graph is gone, and the hooks that went with it: an evaluation may make many."""
         self._calls = [its for its in self._calls if its() is not None]
+        self._outputs = [(its, key) for its, key in self._outputs if its() is not None]
         self._finals = [(its, final) for its, final in self._finals if its() is not None]
         self._handles = [handle for handle in self._handles if handle.hooks_dict_ref() is not None]
 

@@ -64,6 +64,8 @@ class Step:
     at: int = 0  # its step in its chain
     fed: bool = False  # whether its input was made from an earlier output
     aliased: bool = False  # whether a part is the very tensor of another, or of the state before
+    through: dict[str, tuple[Step, str, Tensor | None]] = field(default_factory=dict)
+    # part that is the state it was given, as a loop had changed it -> whose that was, its part, and the slope of that
     changed: bool = False  # its weights were, before the gradient came
     differentiated: bool = False  # whether a backward pass was, that came here
     waiting: dict[str, list[tuple[int, int, Tensor]]] = field(default_factory=dict)  # backward pass, call, share
@@ -217,7 +219,8 @@ def _along(name: str, cell: Cell, chain: Sequence[Step]) -> tuple[Trajectory, Ma
     opened = {gate: value.view(T, n, -1) for gate, value in gates.items()}
     final = State(**{part: states[part][-1] for part in cell.parts})
     run = Unrolled(cell, states, opened, final, "reference", initial)
-    along = Trajectory(cell, parameters, x, run, torch.full((n,), T, device=x.device))
+    rounding = max(torch.finfo(step.dtype).eps for step in chain)
+    along = Trajectory(cell, parameters, x, run, torch.full((n,), T, device=x.device), rounding)
     return along, {part: (new[part].view(T, n, H) - states[part]).abs() for part in cell.parts}
 
 

@@ -255,7 +255,7 @@ def _upward(chain: _Chain) -> list[list[Trajectory]]:
                 job = Job(cell, weights, given, initial, chain.lengths, inside=False)
                 output = _engine(job, chain.engine).run(job).output
                 _check_finite(chain, layer, direction, given, initial, output)
-            along, off = run_of(cell, weights, given, initial, chain.lengths, output)
+            along, off = run_of(cell, weights, given, initial, chain.lengths, output, chain.rounding)
             if last:
                 _check_equations(chain, layer, direction, along, off)
             its.append(along)

@@ -5,8 +5,7 @@ Dimensions: T steps of a chain of calls, n sequences, I inputs, H units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ _SAME = 1e-13  # two ways to the same float64
 
 
 def run_of(
-    cell: Cell, parameters: Parameters, x: Tensor, initial: State, lengths: Tensor, output: Tensor
+    cell: Cell, parameters: Parameters, x: Tensor, initial: State, lengths: Tensor, output: Tensor, rounding: float
 ) -> tuple[Trajectory, Tensor]:
     """The run of a cell whose output is known, and how far its steps are from that output, (T, n, H).
 
@@ -39,7 +38,7 @@ def run_of(
     states = {part: _held(its, lengths) for part, its in others.items()} | {last: output}
     final = State(**{part: states[part][-1] for part in cell.parts})
     run = Unrolled(cell, states, gates, final, "reference", initial, lengths)
-    along = Trajectory(cell, parameters, x, run, lengths)
+    along = Trajectory(cell, parameters, x, run, lengths, rounding)
     return along, (made[last] - output).abs().masked_fill_(~along.running().unsqueeze(-1), 0.0)
 
 
@@ -108,28 +107,34 @@ class _Seen:
         self._steps = before.unbind(0)
         self.T = len(before)
         self.at(-1)
-        self.weights = Weights(
-            {block: cast(Linear, self._map(getattr(weights, block))) for block in weights}, parameters
-        )
+        self.weights = Weights({block: _Known.of(getattr(weights, block), self) for block in weights}, parameters)
 
     def at(self, t: int) -> None:
         """Let the maps be asked about one step from now on; −1: about all."""
-        self.now, self._t = self.all if t < 0 else self._steps[t], t
+        self.now, self.t = self.all if t < 0 else self._steps[t], t
 
     def by_step(self, values: Tensor) -> Tensor:
         """(T·n, ...) as (T, n, ...)."""
         return values.view(self.T, -1, *values.shape[1:])
 
-    def _map(self, linear: Linear) -> Callable[[Tensor], Tensor]:
-        made: list[Tensor] = []
-        by_step: list[Tensor] = []
 
-        def of(v: Tensor) -> Tensor:
-            if v is not self.now:
-                return linear(v)
-            if not made:
-                made.append(linear(self.all))
-                by_step.extend(self.by_step(made[0]).unbind(0))
-            return made[0] if self._t < 0 else by_step[self._t]
+class _Known(Linear):
+    """A recurrent map that makes what it makes of the output part once, for all steps."""
 
-        return of
+    _seen: _Seen
+    _made: list[Tensor]  # of all steps side by side, and then of each
+
+    @classmethod
+    def of(cls, linear: Linear, seen: _Seen) -> _Known:
+        known = cls(*linear)
+        known._seen, known._made = seen, []
+        return known
+
+    def __call__(self, v: Tensor) -> Tensor:
+        seen = self._seen
+        if v is not seen.now:
+            return super().__call__(v)
+        if not self._made:
+            whole = super().__call__(seen.all)
+            self._made += [whole, *seen.by_step(whole).unbind(0)]
+        return self._made[seen.t + 1]

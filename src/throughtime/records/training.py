@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -64,7 +65,7 @@ class DataCard:
     outputs: Count
     labels: tuple[str, ...]
     metric: Literal["accuracy", "mse", "nats"]
-    baseline: Finite  # the score of the obvious guess
+    baseline: float  # the score of the obvious guess; NaN: not known, as of somebody's own model
     baseline_is: str  # the obvious guess, in words
     lag: Count | None  # the lag the task is built on, steps; None: not known
     sizes: Mapping[str, Count]  # split -> samples
@@ -73,8 +74,9 @@ class DataCard:
     notes: tuple[str, ...] = ()  # what was dropped, filled or cut, and why
 
     def __post_init__(self) -> None:
-        known = self.baseline == self.baseline  # NaN: a model of one's own, measured on a batch, has no guess
-        if self.metric == "accuracy" and known and not 0 <= self.baseline <= 1:
+        if math.isinf(self.baseline):
+            raise ValueError(f"the baseline is a finite number, not {self.baseline:g}")
+        if self.metric == "accuracy" and (self.baseline < 0 or self.baseline > 1):
             raise ValueError(f"the baseline of an accuracy is a share from 0 to 1, not {self.baseline:g}")
 
     @property

@@ -22,7 +22,6 @@ from typing import Literal
 from filelock import FileLock
 
 from throughtime import history
-from throughtime.data.preparation import Preparation
 from throughtime.disk import LOCK, clear, lock, make_folder, replace_folder, restore, sweep
 from throughtime.errors import InputError
 from throughtime.records import (
@@ -37,6 +36,7 @@ from throughtime.records import (
     write,
     write_json,
 )
+from throughtime.records.preparation import Preparation
 from throughtime.shell import shell_word
 from throughtime.study.plan import Choice, Plan, Trial
 from throughtime.view.report import MARK

@@ -19,10 +19,10 @@ from torch import Tensor
 from throughtime.data import known
 from throughtime.data.forecast import Ahead, ahead
 from throughtime.data.inputs import Inputs, held_out, of_arrays, read
-from throughtime.data.preparation import Preparation
 from throughtime.errors import InputError
 from throughtime.models import Net
 from throughtime.records import DataCard
+from throughtime.records.preparation import Preparation
 from throughtime.study.folder import Folder, Origin, folder_of
 from throughtime.study.plan import Trial
 from throughtime.study.run import reopen

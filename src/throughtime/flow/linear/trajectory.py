@@ -30,6 +30,7 @@ class Trajectory:
     x: Tensor  # (T, B, I)
     run: Unrolled
     lengths: Tensor  # (B,) int64, at least 1: the steps of each sequence
+    rounding: float = 0.0  # of the dtype in which its states were made, where that is another than theirs
 
     @property
     def T(self) -> int:

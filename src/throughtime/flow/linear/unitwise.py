@@ -10,7 +10,6 @@ Dimensions: as in tangent.py; N = n·B for a stretch of n steps.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -119,12 +118,17 @@ def unitwise(along: Trajectory) -> UnitWise | None:
     return None if first is None else UnitWise(along, size, first)
 
 
-class _Tap:
+class _Tap(Linear):
     """Stands in for a Linear: the product as it is, but cut off from what came before."""
 
-    def __init__(self, linear: Linear, watch: Watch, calls: list[Call]) -> None:
-        self.weight, self.bias = linear
-        self._watch, self._calls = watch, calls
+    _watch: Watch
+    _calls: list[Call]
+
+    @classmethod
+    def of(cls, linear: Linear, watch: Watch, calls: list[Call]) -> _Tap:
+        tap = cls(*linear)
+        tap._watch, tap._calls = watch, calls
+        return tap
 
     def __call__(self, v: Tensor) -> Tensor:
         if v not in self._watch:  # not one value a unit, or not of the state: nothing to cut
@@ -147,7 +151,7 @@ def _cut(along: Trajectory, start: int, stop: int) -> Diagonals | None:
     watch = Watch([*ports.values(), *(share for share in leaves.values() if share.shape == shape)])
     calls: list[Call] = []
     whole = cell.weights(along.parameters)
-    taps = {block: cast(Linear, _Tap(getattr(whole, block), watch, calls)) for block in whole}
+    taps: dict[str, Linear] = {block: _Tap.of(getattr(whole, block), watch, calls) for block in whole}
     with torch.enable_grad(), watch:
         new, _ = cell.step(leaves, Read(**ports), Weights(taps, along.parameters))
     if watch.random:

@@ -154,7 +154,7 @@ class Whole(Tangent):
         for part, made in zip(self.parts, z, strict=True):
             seen = self.along.run.states[part][start:stop]
             off = (made.detach().view_as(seen) - seen).masked_fill(ended, 0).abs().amax()
-            if off > torch.finfo(seen.dtype).eps ** 0.5 * seen.abs().amax():
+            if off > max(torch.finfo(seen.dtype).eps, self.along.rounding) ** 0.5 * seen.abs().amax():
                 raise FlowError(
                     f'the step of "{self.cell.title}" lets the sequences of a batch hear '
                     "each other (a mean over the batch?), so no Jacobian is one sequence's own; let it act on the "
