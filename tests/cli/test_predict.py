@@ -2,9 +2,12 @@
 
 import csv
 import io
+import sys
 
 import numpy as np
 import pytest
+
+from throughtime.cli import terminal
 
 SMALL = ("--epochs", 1, "--hidden", 4, "--batch-size", 8, "--measure", "none", "--quiet")
 
@@ -64,3 +67,12 @@ def test_what_cannot_be_predicted_is_one_line(call, signs, case):
     assert (status, out) == (2, "")
     assert says in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_pipe_gets_what_was_predicted_as_it_is_and_a_terminal_no_escapes(capfdbinary, monkeypatch):
+    content = "row,prediction\n1,\x1b[31mroté 😀\n"
+    terminal.data(content)
+    assert capfdbinary.readouterr().out == content.encode()
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    terminal.data(content)
+    assert sys.stdout.getvalue() == "row,prediction\n1,\\x1b[31mroté 😀\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +71,7 @@ def run(
         terminal.say(f"note: {told} ({of_training})", error=True)
     content = f"{found.text}\n" if found.text else _csv(found)
     if out is None:
-        sys.stdout.write(content)
+        terminal.data(content)
         return
     write_whole(out, content.encode("utf-8"))
     rows = "" if found.text else f"{found.frame.height:,} rows: "

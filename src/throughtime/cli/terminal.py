@@ -41,6 +41,16 @@ def say(text: object, *, error: bool = False) -> None:
     stream.write(f"{visible(str(text))}\n")
 
 
+def data(content: str) -> None:
+    """Write a file's content on standard output: as it is into a pipe or a file, and plainly on a terminal."""
+    if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
+        sys.stdout.write(_lines(content))
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(content.encode("utf-8", "backslashreplace"))
+    sys.stdout.flush()
+
+
 def console(*, error: bool = False) -> Console:
     """A console of rich that shows every text as it is: without markup, highlights, or what steers a terminal."""
     from rich.console import Console, ConsoleOptions, RenderableType
