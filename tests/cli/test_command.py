@@ -205,7 +205,17 @@ def test_a_long_name_never_costs_a_number(call, signs, monkeypatch):
     status, out, _ = call("compare", signs, "--cells", f"gru,{cell}", "--quiet", *SMALL)
     assert status == 0
     rows = out.split("the obvious guess")[0].splitlines()
-    assert rows[0].split() == ["cell", "test", "accuracy", "horizon", "half-life", "clipped", "updates", "seconds"]
+    assert rows[0].split() == [
+        "cell",
+        "test",
+        "accuracy",
+        "horizon",
+        "half-life",
+        "decay",
+        "clipped",
+        "updates",
+        "seconds",
+    ]
     assert "…" not in out
     assert "".join(row.split()[0] for row in rows[2:]) == cell
     assert max(map(len, rows)) <= 80

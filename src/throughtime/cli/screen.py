@@ -190,7 +190,7 @@ def table(study: Study) -> Table:
     metric = study.data.metric
     result = Table(box=None, pad_edge=False, header_style="bold")
     result.add_column("cell", overflow="fold")  # a long name is folded; no number is ever cut
-    for name in (f"test {metric}", "horizon", "half-life", "clipped", "updates", "seconds"):
+    for name in (f"test {metric}", "horizon", "half-life", "decay", "clipped", "updates", "seconds"):
         result.add_column(name, justify="right", no_wrap=True)
     for run in study.runs:
         result.add_row(*_row(run, metric))
@@ -210,6 +210,7 @@ def _row(run: RunRecord, metric: str) -> tuple[str, ...]:
         score_text(run.test.score, metric) if run.test else "–",
         horizon_text(after),
         half_life_text(after),
+        decay_text(after),
         f"{run.clipped_share:.0%}" if seen else "–",
         str(len(run.updates)),
         f"{run.seconds:.1f}",

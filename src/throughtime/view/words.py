@@ -125,6 +125,12 @@ def half_life(lags: LagProfile) -> str:
     return f"over {count(lags.longest())}" if fallen is None else count(fallen)
 
 
+def decay(lags: LagProfile) -> str:
+    """The steps in which the gradient halves behind the first step back: 3.4; – where it does not fade."""
+    steps = lags.decay()
+    return "–" if steps is None else f"{steps:.3g}"
+
+
 def score(data: DataCard | None, value: float) -> str:
     """A score in its metric: 97.2%, 0.0123, 1.32 nats."""
     if data is not None and data.metric == "accuracy":

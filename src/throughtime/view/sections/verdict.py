@@ -97,15 +97,32 @@ def section(subject: Subject) -> Section:
             _cell(strand),
             tag("span", words.horizon(strand.now.lags), class_="big"),
             words.half_life(strand.now.lags),
+            words.decay(strand.now.lags),
             strand.now.cell if subject.found else untrained,
             words.count(strand.now.T) if subject.found else _score(subject, strand),
             tag("span", judgement.says, class_=f"judged {judgement.enough}"),
         ]
         rows.append(row)
         bars += _bars(strand)
-    heads = ("Cell", "Horizon, steps", "Half-life, steps", "Horizon untrained", "Held-out score", "Is that enough?")
+    heads = (
+        "Cell",
+        "Horizon, steps",
+        "Half-life, steps",
+        "Then halves every, steps",
+        "Horizon untrained",
+        "Held-out score",
+        "Is that enough?",
+    )
     if subject.found:
-        heads = ("Layer", "Horizon, steps", "Half-life, steps", "Cell", "Steps", "Is that enough?")
+        heads = (
+            "Layer",
+            "Horizon, steps",
+            "Half-life, steps",
+            "Then halves every, steps",
+            "Cell",
+            "Steps",
+            "Is that enough?",
+        )
     need = subject.data.lag if subject.data else None
     chart = Bars(
         title="How many steps back 1% of the gradient still reaches",
