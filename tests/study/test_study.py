@@ -139,6 +139,9 @@ def test_fresh_folders_are_numbered(tmp_path):
         folder.mkdir()
         names.append(folder.name)
     assert names == ["my-file", "my-file-2", "my-file-3"]
+    assert fresh("数据.csv", tmp_path).name == "数据"
+    assert fresh("a b/..\n.csv", tmp_path).name == "a-b"
+    assert fresh("...", tmp_path).name == "study"
 
 
 def test_a_label_cannot_lead_out_of_the_folder(tmp_path):

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+import throughtime as tt
 from throughtime.errors import CheckpointError
 from throughtime.training.checkpoint import Checkpoints, to_bytes
+from throughtime.training.snapshot import Identity
 
 
 class Crash(BaseException):
@@ -161,3 +163,27 @@ def test_tensors_that_share_memory_are_written_each_by_itself() -> None:
     assert torch.equal(back["a"], together[:4])
     assert torch.equal(back["b"], together[2:])
     assert torch.equal(back["c"], together.view(2, 3).T)
+
+
+def test_a_checkpoint_of_a_newer_version_is_named_as_such_and_kept(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    write(tmp_path, 10)
+    manifest = tmp_path / "000000000010" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+    with pytest.raises(
+        CheckpointError, match="has format 99, and this throughtime reads up to 1; a newer one wrote it"
+    ):
+        Checkpoints(tmp_path).newest()
+    assert manifest.exists()
+
+
+def test_a_checkpoint_of_another_net_names_the_first_parameter_that_differs() -> None:
+    card = tt.data.load("copy", lag=5, samples=20).card
+
+    def identity(**shape: int) -> Identity:
+        return Identity.of(tt.Net.build(card, "lstm", hidden=8, **shape), tt.Settings(), 0, card)
+
+    identity(embedding=4).check(identity(embedding=4), "here")
+    says = r"this checkpoint is of one with embedding.weight of shape \(\d+, 5\), and the model is one with "
+    with pytest.raises(CheckpointError, match=says + r"embedding.weight of shape \(\d+, 4\); resume"):
+        identity(embedding=4).check(identity(embedding=5), "here")

@@ -312,6 +312,6 @@ def folder_of(path: Path) -> tuple[Folder, bool]:
 
 def fresh(name: str, under: Path = Path("runs")) -> Path:
     """A folder of that name (a file's without its ending) that `under` does not have yet: `digits`, then `digits-2`."""
-    name = re.sub(r"[^A-Za-z0-9=+_-]+", "-", name.lstrip(".").split(".")[0]).strip("-") or "study"
+    name = re.sub(r"[^\w=+-]+", "-", name.lstrip(".").split(".")[0]).strip("-") or "study"
     candidates = (under / (name if n == 1 else f"{name}-{n}") for n in range(1, 1_000_000))
     return next(path for path in candidates if not path.exists())

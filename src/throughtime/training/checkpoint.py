@@ -81,7 +81,7 @@ class Checkpoints:
         except (OSError, InputError) as error:
             raise CheckpointError(
                 f"{place}: the checkpoint cannot be written ({error}); make room or check "
-                "the rights, then go on with resume=True from the one before."
+                "the rights, then resume: the one before it is whole."
             ) from error
 
     def tidy(self) -> None:

@@ -26,6 +26,7 @@ from throughtime.training.place import Place
 from throughtime.training.schedule import check, rate
 from throughtime.training.snapshot import Identity, Position, Snapshot, moments_of, pack, put_moments, unpack
 from throughtime.training.step import Stepper, Work
+from throughtime.training.trouble import slower
 
 _log = logging.getLogger("throughtime")
 
@@ -321,7 +322,7 @@ class Training(Iterator[Update]):
         if not _finite(self.net.state_dict()):
             raise TrainingError(
                 f"update {self._at.update}: a weight is no longer finite, so it is not kept; the step was too large. "
-                f"Lower the learning rate, for example rate={self.settings.rate / 3:.2g}."
+                f"Lower the learning rate, for example {slower(self.settings.rate)}."
             )
 
     def _keep_last(self) -> None:

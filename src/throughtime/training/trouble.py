@@ -28,14 +28,19 @@ def _cure(loss: float, batch: Batch, indices: Indices, settings: Settings) -> st
             )
             which = f"sample {indices[bad]}" if batch.size == len(indices) else "a sample of this batch"
             return f"The {name} of {which} of the training data is not finite: clean the data."
-    slower = f"rate={settings.rate / 3:.2g}"
+    less = slower(settings.rate)
     if settings.precision == "fp16":
-        return f'Numbers left the range of fp16: use precision="bf16" or "no", or a lower rate, for example {slower}.'
+        return f'Numbers left the range of fp16: use precision="bf16" or "no", or a lower rate, for example {less}.'
     if not math.isfinite(loss):
         if settings.clip is None:
-            return f"No clipping holds the steps back: use clip=1.0, and if that is not enough {slower}."
-        return f"The steps are too large: lower the learning rate, for example {slower}."
+            return f"No clipping holds the steps back: use clip=1.0, and if that is not enough {less}."
+        return f"The steps are too large: lower the learning rate, for example {less}."
     return (
         "The gradient exploded on its way back, where clipping afterwards cannot help: clip while backpropagating "
-        f'(clip_by="backward", clip=1.0), use a shorter window, or lower the learning rate, for example {slower}.'
+        f'(clip_by="backward", clip=1.0), use a shorter window, or lower the learning rate, for example {less}.'
     )
+
+
+def slower(rate: float) -> str:
+    """A learning rate to try in place of one that was too large: a third of it, or one that is usual."""
+    return f"rate={min(rate / 3, 1e-2):.2g}"
