@@ -371,3 +371,21 @@ def test_standard_input_is_a_table(monkeypatch):
     assert data.train.lanes(1).batch([0]).x[:30, 0, 0].tolist() == [k * k for k in range(30)]
     with pytest.raises(InputError, match="standard input: it is empty"):
         tt.data.load("-")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("a,b\n1,2\n2,3\n3,4\n4,5\n", '"a", "b" only count the rows, one up each'),
+        ("a,b\n" + "".join(f"{k},{k % 5}\n" for k in range(40)), ""),
+        ("a\n" + "".join(f"{k + 0.5}\n" for k in range(40)), ""),
+    ],
+)
+def test_columns_that_count_the_rows_are_left_out_or_asked_about(tmp_path, content: str, says: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    if not says:
+        assert tt.data.load(path).card.kind == "next"
+        return
+    with pytest.raises(InputError, match=says):
+        tt.data.load(path)

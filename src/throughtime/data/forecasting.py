@@ -245,6 +245,7 @@ def _ordered(table: Table, options: Options) -> _Rows:
     if options.series is None:
         several.refuse_unnamed(table, clock is not None, leave | set(options.targets))
     asked = options.targets
+    counters: list[str] = []
     names: list[str] = []
     columns: list[Floats] = []
     for name in frame.columns:
@@ -270,11 +271,17 @@ def _ordered(table: Table, options: Options) -> _Rows:
             raise _undecided(table, name, options)
         if np.isnan(found).all():
             notes.append(f'column "{name}" left out: it is empty')
-        elif frame.width > 1 and len(found) > 2 and (np.diff(found) == 1).all() and name not in asked:
+        elif frame.width > 1 and name not in asked and _counts(found):
+            counters.append(name)
             notes.append(f'column "{name}" left out: it only counts the rows')
         else:
             names.append(name)
             columns.append(found)
+    if not names and counters:
+        raise InputError(
+            f"{table.name}: {listed(counters)} only count the rows, one up each, and no other column holds numbers; is "
+            "one of them to be predicted? Pass --target COLUMN."
+        )
     if not names:
         raise InputError(
             f"{table.name}: no usable column: none holds numbers to predict, nor texts with labels; the columns are "
@@ -293,6 +300,11 @@ def _ordered(table: Table, options: Options) -> _Rows:
     if options.series:
         notes.append(f'{len(runs):,} series, told apart by "{options.series}"')
     return _Rows(tuple(names), x[order], order.astype(np.int64), runs, tuple(notes), clock, table.decimal)
+
+
+def _counts(found: Floats) -> bool:
+    """Whether a column of numbers only counts the rows."""
+    return len(found) > 2 and bool((np.diff(found) == 1).all() and (found == np.round(found)).all())
 
 
 def _undecided(table: Table, name: str, options: Options) -> InputError:
