@@ -2,16 +2,13 @@
 
 import io
 import json
-import os
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from throughtime.cli import terminal
-from throughtime.shell import command_line, shell_word
 from throughtime.view.figures import Axis, Bars, block
 from throughtime.view.markup import fit, tag
 
@@ -55,19 +52,6 @@ def test_a_console_reads_no_markup_and_passes_no_escapes(monkeypatch):
 
 def test_joiners_are_part_of_the_spelling():
     assert terminal.visible("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645\n\u202e") == "می\u200cخواهم \\u202e"
-
-
-@pytest.mark.parametrize(
-    "name", ["plain", "two words", "it's [bold]x", "a\x1b[31m'\\b", "\udcff.csv", "line\nbreak", "数据"]
-)
-def test_a_printed_command_names_the_same_file_again(name):
-    printed = command_line("printf", "%s", name)
-    assert printed.isprintable()
-    assert subprocess.run(["bash", "-c", printed], capture_output=True, check=True).stdout == os.fsencode(name)
-
-
-def test_a_plain_word_is_quoted_as_ever():
-    assert (shell_word("runs/a"), shell_word("a b")) == ("runs/a", "'a b'")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

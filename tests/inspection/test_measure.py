@@ -435,7 +435,7 @@ def test_a_measurement_says_how_it_was_taken(whole):
     measurement, _ = whole
     assert measurement.title == "Own of own.py"
     assert "Own of 25 parameters, in training mode" in measurement.model
-    assert measurement.data == "the 5 sequences in a.npz, 7 steps each"
+    assert measurement.data == "the 5 sequences in a.npz, 7 steps each in x"
     assert any("Dropout is on" in note and "(drop)" in note for note in measurement.notes)
     assert measurement.versions["torch"] == torch.__version__
     assert "CPU" in measurement.machine
@@ -472,7 +472,7 @@ def test_a_damaged_measurement_says_so(whole):
     for text, told in (
         ("{", "cannot be read"),
         (json.dumps([1]), "cannot be read"),
-        ("null", "does not hold what it should"),
+        ("null", "cannot be read \\(the record: expected object, got null\\)"),
     ):
         facts.write_text(text)
         with pytest.raises(InputError, match=told):

@@ -114,7 +114,7 @@ def test_a_loop_that_mixes_the_units_of_its_state_is_refused() -> None:
         state.square().sum().backward()
 
     with pytest.raises(
-        FlowError, match="cannot be watched in this loop: between every two calls the loop mixes the un"
+        FlowError, match="cannot be watched in this loop: between every two calls the units of the state are mixed"
     ):
         caught(cell, step)
 

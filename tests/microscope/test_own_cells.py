@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import throughtime as tt
 from tests.tolerances import MEASURE, near
+from throughtime.cells import cell as contract
 from throughtime.cells.cell import Gates, Read, Share, State, Weights
 from throughtime.modules import Recurrent
 
@@ -32,7 +33,13 @@ STEPS: dict[str, Step] = {
 }
 
 
-class Unlike(tt.Cell, name="unlike"):
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cell is known here alone."""
+    monkeypatch.setitem(contract._KNOWN, "unlike", Unlike)
+
+
+class Unlike(tt.Cell):
     parts, reads, inputs = ("c", "h"), {"c": "c", "h": "h"}, ("v",)
 
     def __init__(self, *sizes: int, way: str = "weight", **options: object) -> None:

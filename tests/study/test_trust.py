@@ -129,7 +129,7 @@ def save(file: Path, record: Any, arrays: dict[str, Any]) -> None:
 REFUSED = {
     "a text for a number": (("plan", "seed"), "3", r"study\.json: cannot be read \(plan\.seed: expected int, got str"),
     "a number out of range": (("data", "lengths", 0), 10**19, r"data\.lengths\[0\]"),
-    "no number": (("data", "baseline"), {"$float": "nan"}, r"data\.baseline"),
+    "no finite number": (("data", "baseline"), {"$float": "inf"}, r"the baseline is a finite number, not inf"),
     "a word that is none": (("data", "kind"), "regresion", r"data\.kind: invalid enum value 'regresion'"),
 }
 
