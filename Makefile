@@ -56,7 +56,7 @@ web:
 pytest: export OMP_NUM_THREADS := 1
 pytest: $(CAN_TEST) chromium
 	@echo "== tests, doctests, snippets"
-	@$(PYTHON) -m pytest --quiet --numprocesses 2 --dist worksteal
+	@$(PYTHON) -m pytest --quiet --numprocesses 2 --dist worksteal $(if $(CI),,-m 'not repeats')
 
 # -- setting up
 

@@ -148,6 +148,7 @@ def points(calls: int) -> range:
     return range(calls) if os.environ.get("THROUGHTIME_KILLS") == "all" else range(0, calls, max(1, calls // 6))
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchanged", "renamed twice"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_an_overwriting_study_killed_at_any_call_leaves_the_old_or_the_new_whole(
@@ -178,6 +179,7 @@ def test_an_overwriting_study_killed_at_any_call_leaves_the_old_or_the_new_whole
     assert seen == {3, 4}
 
 
+@pytest.mark.repeats
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchanged", "renamed twice"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_an_overwriting_measurement_killed_at_any_call_leaves_the_old_or_the_new_whole(
