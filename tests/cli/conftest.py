@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 
 from throughtime import cli
@@ -26,3 +27,13 @@ def call(monkeypatch, capfd, tmp_path):
         return status, out, err
 
     return run
+
+
+@pytest.fixture
+def signs(tmp_path, rng):
+    """Sequences of two classes, told apart by their first step."""
+    y = np.arange(60) % 2
+    x = rng.normal(size=(60, 6, 2)).astype(np.float32)
+    x[:, 0, 0] += 4 * y
+    np.savez(tmp_path / "signs.npz", x=x, y=y)
+    return "signs.npz"

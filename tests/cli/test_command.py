@@ -12,15 +12,6 @@ import pytest
 VERBS = ("demo", "compare", "train", "measure", "report", "cells")
 
 
-@pytest.fixture
-def signs(tmp_path, rng):
-    y = np.arange(60) % 2
-    x = rng.normal(size=(60, 6, 2)).astype(np.float32)
-    x[:, 0, 0] += 4 * y
-    np.savez(tmp_path / "signs.npz", x=x, y=y)
-    return "signs.npz"
-
-
 SMALL = ("--epochs", 1, "--hidden", 4, "--batch-size", 8)
 
 

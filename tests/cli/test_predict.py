@@ -4,21 +4,11 @@ import csv
 import io
 import sys
 
-import numpy as np
 import pytest
 
 from throughtime.cli import terminal
 
 SMALL = ("--epochs", 1, "--hidden", 4, "--batch-size", 8, "--measure", "none", "--quiet")
-
-
-@pytest.fixture
-def signs(tmp_path, rng):
-    y = np.arange(60) % 2
-    x = rng.normal(size=(60, 6, 2)).astype(np.float32)
-    x[:, 0, 0] += 4 * y
-    np.savez(tmp_path / "signs.npz", x=x, y=y)
-    return "signs.npz"
 
 
 def test_predictions_go_to_stdout_and_notes_to_stderr(call, signs):

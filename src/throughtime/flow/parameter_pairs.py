@@ -65,7 +65,7 @@ def parameter_pairs(
 class _Tap(Linear):
     """Stands in for a map: the product as it is, with a nought added at the pre-activation to be differentiated by."""
 
-    uses: list[tuple[Tensor, Tensor]]  # v, and the nought
+    uses: list[tuple[Tensor, Tensor]]  # v, and the zero
 
     @classmethod
     def of(cls, linear: Linear) -> _Tap:

@@ -292,7 +292,7 @@ def _check_size(trial: Trial, data: DataCard) -> None:
     weights = ways * shape.hidden * (shape.hidden + width) + deeper + (shape.embedding or 0) * data.inputs
     need = weights * 4 * 4  # float32; a weight, its gradient, Adam's two means
     steps = data.lengths[2] if trial.settings.window is None else min(trial.settings.window, data.lengths[2])
-    if not shape.recompute:  # what each step leaves for the way back: its new state at least
+    if not shape.recompute:  # what each step keeps for the backward pass: its new state at least
         need += steps * shape.hidden * ways * shape.layers * 4
     there = surroundings.memory()
     if there is not None and need > there:
